@@ -1,0 +1,8 @@
+//! The wire, written out literally: what is accepted, what is refused, what is answered.
+
+mod client;
+mod deflate;
+mod frames;
+mod names;
+mod server;
+mod signing;
