@@ -1,1 +1,28 @@
-//! See ARCHITECTURE.md.
+//! Who is subscribed to what, and who gets which bytes.
+//!
+//! Two halves that meet by mail:
+//! - [`Hub`] lives on the control plane. It asks the [`Broker`] for the channels that this node wants, keeps the
+//!   [`PresenceStore`] told, and sends each publication once to every loop that holds a subscriber.
+//! - [`Shard`] lives in one event loop. It owns that loop's slice of every channel and the outboxes, and is synchronous: it
+//!   reads no clock, no randomness and no socket, so it can be fuzzed, compared with a naive model, and simulated.
+//!
+//! Not here: sockets, TLS, HTTP, Redis, and the words on the wire (`fanfare-proto`).
+
+pub mod broker;
+pub mod hub;
+pub mod key;
+pub mod mail;
+pub mod memory;
+pub mod presence;
+pub mod publication;
+pub mod shard;
+pub mod slots;
+mod stripe;
+
+pub use broker::{Broker, BrokerError, BrokerEvents, Cached, Keep, StreamPosition};
+pub use hub::Hub;
+pub use key::ChannelKey;
+pub use mail::{Mail, Mailbox, Request};
+pub use presence::{Counts, Joined, Left, Member, PresenceStore, StoreError};
+pub use publication::{Frames, Kind, Publication};
+pub use shard::Shard;

@@ -1,0 +1,207 @@
+//! The node's half of fan-out: which loops hold subscribers of a channel, and everything that must ask the broker or the
+//! presence store.
+//!
+//! Always true:
+//! - a publication costs one letter per loop that holds a subscriber, however many subscribers there are;
+//! - requests about one channel are served in order, by one stripe; nothing waits under a lock.
+//!
+//! Not here: the loops' own tables (`shard`), the work of a stripe (`stripe`).
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::broker::{Broker, BrokerError, BrokerEvents, Cached, Keep, StreamPosition};
+use crate::key::ChannelKey;
+use crate::mail::{Mail, Mailbox, Request};
+use crate::presence::{Counts, Member, PresenceStore, StoreError};
+use crate::publication::{Frames, Kind, Publication};
+use crate::stripe::{Ask, Stripe};
+
+/// Loops that a node may have: their set is one word.
+pub const LOOPS_MAX: usize = 64;
+
+/// Stripes of channels. Each serves its requests one at a time, so this is how many may wait for a store at once.
+const STRIPES: usize = 16;
+
+/// Requests that a stripe's queue holds before loops stop reading.
+const REQUESTS_MAX: usize = 1024;
+
+/// Which loops hold subscribers of a channel; what the broker delivers to.
+#[derive(Debug)]
+pub struct Routes {
+    loops: Vec<Mailbox<Mail>>,
+    /// A bit for each loop with at least one subscriber.
+    holders: papaya::HashMap<ChannelKey, u64>,
+    deflate_bytes_min: usize,
+}
+
+impl Routes {
+    /// Routes to these loops; publications under `deflate_bytes_min` bytes are never compressed.
+    pub fn new(loops: Vec<Mailbox<Mail>>, deflate_bytes_min: usize) -> Self {
+        assert!(loops.len() <= LOOPS_MAX, "at most {LOOPS_MAX} loops");
+        Routes { loops, holders: papaya::HashMap::new(), deflate_bytes_min }
+    }
+
+    pub(crate) fn set(&self, key: &ChannelKey, holders: u64) {
+        let map = self.holders.pin();
+        if holders == 0 {
+            map.remove(key);
+        } else {
+            map.insert(key.clone(), holders);
+        }
+    }
+
+    pub(crate) async fn mail(&self, to: usize, letter: Mail) {
+        self.loops[to].send(letter).await;
+    }
+
+    fn holders(&self, key: &ChannelKey) -> u64 {
+        self.holders.pin().get(key).copied().unwrap_or(0)
+    }
+}
+
+#[async_trait]
+impl BrokerEvents for Routes {
+    async fn publication(&self, key: &ChannelKey, publication: Arc<Publication>, position: Option<StreamPosition>) {
+        let holders = self.holders(key);
+        if holders == 0 {
+            return;
+        }
+        let frames = Arc::new(Frames::new(key.clone(), publication, position, self.deflate_bytes_min));
+        for (index, mailbox) in self.loops.iter().enumerate() {
+            if holders & (1 << index) != 0 {
+                mailbox.send(Mail::Publication(frames.clone())).await;
+            }
+        }
+    }
+}
+
+/// The control plane's view of channels; cheap to clone.
+#[derive(Clone)]
+pub struct Hub {
+    broker: Arc<dyn Broker>,
+    presence: Arc<dyn PresenceStore>,
+    requests: Requests,
+}
+
+/// Where loops put their requests; cheap to clone.
+#[derive(Clone)]
+pub struct Requests {
+    stripes: Arc<[mpsc::Sender<Ask>]>,
+    hasher: RandomState,
+}
+
+impl Requests {
+    fn stripe(&self, key: &ChannelKey) -> &mpsc::Sender<Ask> {
+        &self.stripes[self.hasher.hash_one(key) as usize % self.stripes.len()]
+    }
+
+    /// Gives the request back when its queue is full. After the hub has closed, requests are dropped.
+    pub fn try_send(&self, request: Request) -> Result<(), Request> {
+        let stripe = self.stripe(request.key());
+        match stripe.try_send(Ask::Serve(request)) {
+            Err(mpsc::error::TrySendError::Full(Ask::Serve(request))) => Err(request),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns once everything that was asked before about the channel has been served.
+    async fn settled(&self, key: &ChannelKey) {
+        settle(self.stripe(key)).await;
+    }
+
+    /// Returns once everything that was asked before has been served.
+    pub(crate) async fn all_settled(&self) {
+        for stripe in self.stripes.iter() {
+            settle(stripe).await;
+        }
+    }
+}
+
+async fn settle(stripe: &mpsc::Sender<Ask>) {
+    let (done, wait) = oneshot::channel();
+    if stripe.send(Ask::Settle(done)).await.is_ok() {
+        // An error means that the hub closed meanwhile: nothing more will be served.
+        let _ = wait.await;
+    }
+}
+
+impl Hub {
+    /// Starts the stripes on the current tokio runtime. `broker` must deliver to `routes`.
+    pub fn start(routes: Arc<Routes>, broker: Arc<dyn Broker>, presence: Arc<dyn PresenceStore>) -> Hub {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..STRIPES).map(|_| mpsc::channel(REQUESTS_MAX)).unzip();
+        let requests = Requests { stripes: senders.into(), hasher: RandomState::new() };
+        for inbox in receivers {
+            let settle = requests.clone();
+            let stripe = Stripe::new(routes.clone(), broker.clone(), presence.clone(), settle);
+            tokio::spawn(stripe.run(inbox));
+        }
+        Hub { broker, presence, requests }
+    }
+
+    /// Where this node's loops put their requests.
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
+    }
+
+    /// Publishes to every subscriber of the channel on every node.
+    pub async fn publish(
+        &self,
+        key: &ChannelKey,
+        publication: Publication,
+        keep: Keep,
+    ) -> Result<Option<StreamPosition>, BrokerError> {
+        self.broker.publish(key, publication, keep).await
+    }
+
+    /// Closes every socket that signed in as `user`, on every node.
+    pub async fn terminate(&self, app: &str, user: &str) -> Result<(), BrokerError> {
+        let key = user_channel(app, user);
+        let command = Publication { kind: Kind::Terminate, ..Publication::event("\"\"", "\"\"") };
+        self.broker.publish(&key, command, Keep::Transient).await.map(drop)
+    }
+
+    /// How many are on the channel, everything counted that a client has been told of.
+    pub async fn counts(&self, key: &ChannelKey) -> Result<Counts, StoreError> {
+        self.requests.settled(key).await;
+        self.presence.counts(key).await
+    }
+
+    /// The app's occupied channels whose names begin with `prefix`, by name; users' own channels are not among them.
+    pub async fn channels(&self, app: &str, prefix: &str) -> Result<Vec<(String, Counts)>, StoreError> {
+        self.requests.all_settled().await;
+        let mut channels = self.presence.channels(app, prefix).await?;
+        channels.retain(|(name, _)| !name.starts_with('#'));
+        Ok(channels)
+    }
+
+    /// Who is in the presence channel, in order of joining.
+    pub async fn members(&self, key: &ChannelKey) -> Result<Vec<Member>, StoreError> {
+        self.requests.settled(key).await;
+        self.presence.members(key).await
+    }
+
+    /// The newest event of a cache channel.
+    pub async fn cached(&self, key: &ChannelKey) -> Result<Option<Cached>, BrokerError> {
+        self.broker.cached(key).await
+    }
+
+    /// Delivers what was accepted, then refuses everything.
+    pub async fn close(&self) {
+        self.requests.all_settled().await;
+        self.broker.close().await;
+    }
+}
+
+/// The channel that every socket signed in as `user` is subscribed to.
+pub fn user_channel(app: &str, user: &str) -> ChannelKey {
+    ChannelKey::new(app, &format!("#server-to-user-{user}"))
+}
+
+/// The channel that carries a user's coming and going to those who watch it. No client can name it.
+pub fn watch_channel(app: &str, user: &str) -> ChannelKey {
+    ChannelKey::new(app, &format!("#watch-{user}"))
+}

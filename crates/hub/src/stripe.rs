@@ -1,0 +1,391 @@
+//! One stripe of the hub: a task that serves the loops' requests about its channels, one at a time and in order.
+//!
+//! Always true:
+//! - a channel's route exists before the broker is asked for it, so that no message between the two is lost;
+//! - the gate (open, or closing since the last subscriber left) is a state in this table, not a lock: whoever asks while
+//!   the broker is being asked waits in this task's queue.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_proto::server;
+use fanfare_proto::socket_id::SocketId;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::broker::{Broker, Keep};
+use crate::hub::{Requests, Routes, watch_channel};
+use crate::key::ChannelKey;
+use crate::mail::{Entrance, Mail, Request};
+use crate::presence::{Member, PresenceStore, StoreError};
+use crate::publication::{Kind, Publication};
+use crate::shard::ConnKey;
+
+/// How long a channel without subscribers stays subscribed at the broker: page changes leave and come back.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Up to here every change of a subscription count is told; beyond it, one per `COUNT_PAUSE` (pusher.com/docs, "Subscription
+/// count events").
+const COUNT_EACH_MAX: u64 = 100;
+const COUNT_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a stripe is asked.
+pub(crate) enum Ask {
+    /// A loop's request.
+    Serve(Request),
+    /// Answer once everything before this has been served.
+    Settle(oneshot::Sender<()>),
+}
+
+/// A channel that this node has open.
+#[derive(Default)]
+struct Open {
+    /// Subscribers per loop.
+    members: SmallVec<[u32; 4]>,
+    /// When the count was last told, and whether it has changed since.
+    told_at: Option<Instant>,
+    untold: bool,
+}
+
+impl Open {
+    fn total(&self) -> u64 {
+        self.members.iter().map(|&n| u64::from(n)).sum()
+    }
+
+    fn set(&mut self, index: usize, n: u32) {
+        if self.members.len() <= index {
+            self.members.resize(index + 1, 0);
+        }
+        self.members[index] = n;
+    }
+
+    fn holders(&self) -> u64 {
+        self.members.iter().enumerate().filter(|(_, n)| **n > 0).map(|(index, _)| 1 << index).sum()
+    }
+}
+
+/// Something to look at again later.
+enum Due {
+    /// Nobody has been on the channel for a while: does the broker still need to send it?
+    Unsubscribe(ChannelKey),
+    /// The count changed during the pause.
+    Tell(ChannelKey),
+}
+
+pub(crate) struct Stripe {
+    routes: Arc<Routes>,
+    broker: Arc<dyn Broker>,
+    presence: Arc<dyn PresenceStore>,
+    requests: Requests,
+    channels: HashMap<ChannelKey, Open>,
+    /// In order of time within each delay; two queues keep both sorted.
+    unsubscribes: VecDeque<(Instant, Due)>,
+    tells: VecDeque<(Instant, Due)>,
+}
+
+impl Stripe {
+    pub(crate) fn new(
+        routes: Arc<Routes>,
+        broker: Arc<dyn Broker>,
+        presence: Arc<dyn PresenceStore>,
+        requests: Requests,
+    ) -> Self {
+        Stripe {
+            routes,
+            broker,
+            presence,
+            requests,
+            channels: HashMap::new(),
+            unsubscribes: VecDeque::new(),
+            tells: VecDeque::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
+        loop {
+            let due = self.next_due();
+            let ask = tokio::select! {
+                ask = inbox.recv() => ask,
+                () = sleep_until(due), if due.is_some() => {
+                    self.serve_due().await;
+                    continue;
+                }
+            };
+            match ask {
+                Some(Ask::Serve(request)) => self.serve(request).await,
+                Some(Ask::Settle(done)) => {
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.send(());
+                }
+                None => return,
+            }
+        }
+    }
+
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Members { key, from, n, announce } => self.members(key, from, n, announce).await,
+            Request::Enter { key, from, conn, socket, member, cached } => {
+                let outcome = self.enter(&key, socket, member, cached).await;
+                self.routes.mail(from, Mail::Entered { key, conn, outcome }).await;
+            }
+            Request::Leave { key, socket } => self.leave(&key, socket).await,
+            Request::Publish { key, publication } => self.publish(&key, *publication).await,
+            Request::SignedIn { key, from, conn, socket, user, watchlist } => {
+                self.signed_in(key.app(), &user, socket).await;
+                if !watchlist.is_empty() {
+                    self.watch(key.app(), from, conn, watchlist);
+                }
+            }
+            Request::SignedOut { key, socket, user } => self.signed_out(key.app(), &user, socket).await,
+        }
+    }
+
+    // Subscribing and counting.
+
+    async fn members(&mut self, key: ChannelKey, from: usize, n: u32, announce: bool) {
+        let Some(open) = self.channels.get_mut(&key) else {
+            if n > 0 && self.open(&key, from, n).await {
+                self.counted(&key, announce).await;
+            }
+            return;
+        };
+        let was = open.members.get(from).copied().unwrap_or(0);
+        open.set(from, n);
+        if (was == 0) != (n == 0) {
+            self.routes.set(&key, open.holders());
+        }
+        if was == 0 && n > 0 {
+            self.routes.mail(from, Mail::Opened(key.clone())).await;
+        }
+        self.counted(&key, announce).await;
+    }
+
+    /// Opens the gate of a channel that nobody on this node had; undone and told when the broker refuses.
+    async fn open(&mut self, key: &ChannelKey, from: usize, n: u32) -> bool {
+        let mut open = Open::default();
+        open.set(from, n);
+        self.routes.set(key, open.holders());
+        if let Err(error) = self.broker.subscribe(key).await {
+            tracing::warn!(channel = key.as_str(), %error, "subscribe refused");
+            self.routes.set(key, 0);
+            self.routes.mail(from, Mail::Refused(key.clone())).await;
+            return false;
+        }
+        self.channels.insert(key.clone(), open);
+        self.routes.mail(from, Mail::Opened(key.clone())).await;
+        true
+    }
+
+    /// Tells the store, and those who are to be told, how many subscribers there are now.
+    async fn counted(&mut self, key: &ChannelKey, announce: bool) {
+        let Some(open) = self.channels.get_mut(key) else { return };
+        let total = open.total();
+        if total == 0 {
+            self.unsubscribes.push_back((Instant::now() + LINGER, Due::Unsubscribe(key.clone())));
+        }
+        match self.presence.subscribers(key, total).await {
+            Ok(cluster) if announce => self.announce(key, cluster).await,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(channel = key.as_str(), %error, "count not stored"),
+        }
+    }
+
+    async fn announce(&mut self, key: &ChannelKey, total: u64) {
+        let Some(open) = self.channels.get_mut(key) else { return };
+        let now = Instant::now();
+        let pausing = open.told_at.is_some_and(|at| now < at + COUNT_PAUSE);
+        if total > COUNT_EACH_MAX && pausing {
+            if !open.untold {
+                open.untold = true;
+                self.tells.push_back((now + COUNT_PAUSE, Due::Tell(key.clone())));
+            }
+            return;
+        }
+        open.told_at = Some(now);
+        open.untold = false;
+        let data = format!(r#""{{\"subscription_count\":{total}}}""#);
+        self.publish(key, Publication::event("\"pusher_internal:subscription_count\"", data)).await;
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let first = |queue: &VecDeque<(Instant, Due)>| queue.front().map(|(at, _)| *at);
+        [first(&self.unsubscribes), first(&self.tells)].into_iter().flatten().min()
+    }
+
+    async fn serve_due(&mut self) {
+        let now = Instant::now();
+        while let Some(due) = pop_due(&mut self.unsubscribes, now).or_else(|| pop_due(&mut self.tells, now)) {
+            match due {
+                Due::Unsubscribe(key) => self.close_if_empty(&key).await,
+                Due::Tell(key) => self.tell(&key).await,
+            }
+        }
+    }
+
+    async fn tell(&mut self, key: &ChannelKey) {
+        let Some(open) = self.channels.get_mut(key) else { return };
+        if !std::mem::take(&mut open.untold) {
+            return;
+        }
+        open.told_at = None;
+        if let Ok(counts) = self.presence.counts(key).await {
+            self.announce(key, counts.subscribers).await;
+        }
+    }
+
+    async fn close_if_empty(&mut self, key: &ChannelKey) {
+        if self.channels.get(key).is_none_or(|open| open.total() > 0) {
+            return;
+        }
+        self.channels.remove(key);
+        if let Err(error) = self.broker.unsubscribe(key).await {
+            tracing::warn!(channel = key.as_str(), %error, "unsubscribe refused");
+        }
+    }
+
+    // Presence and cache.
+
+    async fn enter(
+        &self,
+        key: &ChannelKey,
+        socket: SocketId,
+        member: Option<(Member, u32)>,
+        cached: bool,
+    ) -> Result<Entrance, StoreError> {
+        let mut entrance = Entrance::default();
+        if let Some((member, members_max)) = member {
+            entrance.roster = Some(self.join(key, socket, member, members_max).await?);
+        }
+        if cached {
+            entrance.cached = Some(self.broker.cached(key).await.map_err(|_| StoreError::Unavailable)?);
+        }
+        Ok(entrance)
+    }
+
+    /// Joins, tells the others, and returns the roster with its version.
+    async fn join(
+        &self,
+        key: &ChannelKey,
+        socket: SocketId,
+        member: Member,
+        members_max: u32,
+    ) -> Result<(String, u64), StoreError> {
+        let joined = self.presence.join(key, socket, member.clone(), members_max).await?;
+        if joined.first {
+            let data = server::member_added_data(&member.user_id, member.user_info.as_deref());
+            self.publish_change(key, "pusher_internal:member_added", &data, joined.version, socket).await;
+        }
+        let roster = joined.roster.iter().map(|member| (member.user_id.as_str(), member.user_info.as_deref()));
+        Ok((server::presence_data(roster), joined.version))
+    }
+
+    async fn leave(&self, key: &ChannelKey, socket: SocketId) {
+        match self.presence.leave(key, socket).await {
+            Ok(left) => {
+                if let Some((user_id, version)) = left.last {
+                    let data = server::member_removed_data(&user_id);
+                    self.publish_change(key, "pusher_internal:member_removed", &data, version, socket).await;
+                }
+            }
+            Err(error) => tracing::warn!(channel = key.as_str(), %error, "leave not stored"),
+        }
+    }
+
+    async fn publish_change(&self, key: &ChannelKey, event: &str, data: &str, version: u64, except: SocketId) {
+        let mut publication = Publication::event(json_token(event), json_token(data));
+        publication.kind = Kind::Presence { version };
+        publication.except = Some(except);
+        self.publish(key, publication).await;
+    }
+
+    // Users.
+
+    async fn signed_in(&self, app: &str, user: &str, socket: SocketId) {
+        match self.presence.user_online(app, user, socket).await {
+            Ok(true) => self.tell_watchers(app, user, "online").await,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(app, %error, "sign-in not stored"),
+        }
+    }
+
+    async fn signed_out(&self, app: &str, user: &str, socket: SocketId) {
+        match self.presence.user_offline(app, user, socket).await {
+            Ok(true) => self.tell_watchers(app, user, "offline").await,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(app, %error, "sign-out not stored"),
+        }
+    }
+
+    async fn tell_watchers(&self, app: &str, user: &str, state: &str) {
+        let mut data = br#"{"events":[{"name":""#.to_vec();
+        data.extend_from_slice(state.as_bytes());
+        data.extend_from_slice(br#"","user_ids":["#);
+        server::json_string(&mut data, user);
+        data.extend_from_slice(b"]}]}");
+        let data = String::from_utf8(data).expect("JSON text made from strings");
+        let mut publication = Publication::event("\"pusher_internal:watchlist_events\"", json_token(&data));
+        publication.kind = Kind::Unaddressed;
+        self.publish(&watch_channel(app, user), publication).await;
+    }
+
+    /// Answers a new watcher beside this task: it waits for other stripes, which may be waiting for this one. There is at
+    /// most one such answer per connection, for a socket signs in once.
+    fn watch(&self, app: &str, from: usize, conn: ConnKey, watchlist: Vec<String>) {
+        let (routes, presence, requests) = (self.routes.clone(), self.presence.clone(), self.requests.clone());
+        let app = app.to_owned();
+        tokio::spawn(async move {
+            // The loop asked for the watched channels before it reported the sign-in: from here on changes reach it.
+            requests.all_settled().await;
+            let Ok(before) = presence.users_online(&app, &watchlist).await else { return };
+            routes.mail(from, Mail::Watchlist { conn, texts: watchlist_texts(&watchlist, &before, None) }).await;
+            // A change between the reading and the letter may have been told first: then the letter lied, so look again.
+            let Ok(after) = presence.users_online(&app, &watchlist).await else { return };
+            if after != before {
+                let texts = watchlist_texts(&watchlist, &after, Some(&before));
+                routes.mail(from, Mail::Watchlist { conn, texts }).await;
+            }
+        });
+    }
+
+    async fn publish(&self, key: &ChannelKey, publication: Publication) {
+        if let Err(error) = self.broker.publish(key, publication, Keep::Transient).await {
+            tracing::warn!(channel = key.as_str(), %error, "event not published");
+        }
+    }
+}
+
+/// One message with those who are online and one with those who are not; with `before`, only whoever changed.
+fn watchlist_texts(watchlist: &[String], now: &[bool], before: Option<&[bool]>) -> Vec<Vec<u8>> {
+    let text = |name: &str, state: bool| {
+        let in_state = |index: usize| now[index] == state && before.is_none_or(|before| before[index] != state);
+        let users: Vec<&str> =
+            watchlist.iter().enumerate().filter(|(index, _)| in_state(*index)).map(|(_, user)| user.as_str()).collect();
+        (!users.is_empty()).then(|| {
+            let mut out = Vec::new();
+            server::watchlist(&mut out, &[(name, &users)]);
+            out
+        })
+    };
+    [text("online", true), text("offline", false)].into_iter().flatten().collect()
+}
+
+fn json_token(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len() + 16);
+    server::json_string(&mut out, text);
+    String::from_utf8(out).expect("a JSON string of a string is UTF-8")
+}
+
+fn pop_due(queue: &mut VecDeque<(Instant, Due)>, now: Instant) -> Option<Due> {
+    queue.pop_front_if(|(at, _)| *at <= now).map(|(_, due)| due)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
