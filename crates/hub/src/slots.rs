@@ -91,6 +91,11 @@ impl<T> Slots<T> {
         Some(self.chunks.get(number as usize / CHUNK)?.get(number as usize % CHUNK)?.generation)
     }
 
+    /// The number that the next [`Slots::insert`] will return.
+    pub fn next(&self) -> u32 {
+        self.free.unwrap_or_else(|| self.end())
+    }
+
     /// Slots in use.
     pub fn len(&self) -> usize {
         self.len
@@ -104,7 +109,7 @@ impl<T> Slots<T> {
     /// One more than the highest number ever used.
     pub fn end(&self) -> u32 {
         let full = self.chunks.len().saturating_sub(1) * CHUNK;
-        (full + self.chunks.last().map_or(0, Vec::len)) as u32
+        u32::try_from(full + self.chunks.last().map_or(0, Vec::len)).expect("fewer than 2^32 slots fit in memory")
     }
 
     fn slot_mut(&mut self, number: u32) -> Option<&mut Slot<T>> {
