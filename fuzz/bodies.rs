@@ -27,17 +27,12 @@ pub fn frames(data: &[u8]) {
     let Some((&[limit, deflate, cut], wire)) = data.split_first_chunk() else {
         return;
     };
-    let limits = Limits {
-        message_bytes_max: usize::from(limit) * 16,
-    };
+    let limits = Limits { message_bytes_max: usize::from(limit) * 16 };
     let deflate = deflate & 1 == 1;
 
     let whole = story([wire].into_iter(), &limits, deflate);
     assert_eq!(story(wire.chunks(1), &limits, deflate), whole);
-    assert_eq!(
-        story(wire.chunks(usize::from(cut) + 2), &limits, deflate),
-        whole
-    );
+    assert_eq!(story(wire.chunks(usize::from(cut) + 2), &limits, deflate), whole);
     message_survives(wire, [limit, cut, limit ^ cut, !cut]);
 }
 
@@ -65,11 +60,7 @@ fn take_all(
         let (used, item) = assembler.next(unread, limits, deflate)?;
         let done = item.is_none();
         items.extend(item.map(|item| checked(item, limits)));
-        assert_eq!(
-            unread[used..],
-            before[used..],
-            "bytes changed that were not consumed"
-        );
+        assert_eq!(unread[used..], before[used..], "bytes changed that were not consumed");
         unread.drain(..used);
         if done {
             assert!(unread.len() < 14 + 125, "more kept than a control frame");
@@ -92,20 +83,13 @@ fn checked(item: Incoming<'_>, limits: &Limits) -> String {
 fn message_survives(payload: &[u8], mask: [u8; 4]) {
     let mut frame = Vec::new();
     masked_frame(&mut frame, BINARY, payload, mask);
-    let limits = Limits {
-        message_bytes_max: payload.len(),
-    };
+    let limits = Limits { message_bytes_max: payload.len() };
     let mut assembler = Assembler::default();
-    let (used, item) = assembler
-        .next(&mut frame, &limits, false)
-        .expect("a frame of our own");
+    let (used, item) = assembler.next(&mut frame, &limits, false).expect("a frame of our own");
     assert_eq!(item, Some(Incoming::Binary(payload.into())));
     assert_eq!(used, frame.len());
 
-    assert_eq!(
-        inflate(&deflate(payload), payload.len()).as_deref(),
-        Ok(payload)
-    );
+    assert_eq!(inflate(&deflate(payload), payload.len()).as_deref(), Ok(payload));
     if let Ok(inflated) = inflate(payload, 1000) {
         assert!(inflated.len() <= 1000);
     }
@@ -114,12 +98,7 @@ fn message_survives(payload: &[u8], mask: [u8; 4]) {
 /// Messages: what is relayed is JSON with a string for its data, and every text of ours reads back as it was.
 pub fn messages(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    if let Ok(ClientMessage::ClientEvent {
-        event,
-        channel,
-        data: Some(data),
-    }) = ClientMessage::parse(&text)
-    {
+    if let Ok(ClientMessage::ClientEvent { event, channel, data: Some(data) }) = ClientMessage::parse(&text) {
         relayed(&event, &channel, data);
     }
     if let Ok(data) = ChannelData::parse(&text) {
@@ -137,13 +116,7 @@ pub fn messages(data: &[u8]) {
 fn relayed(event: &str, channel: &str, data: &RawValue) {
     let token = server::string_token(data);
     let mut out = Vec::new();
-    server::event(
-        &mut out,
-        &serde_json::to_string(event).unwrap(),
-        Some(channel),
-        &token,
-        None,
-    );
+    server::event(&mut out, &serde_json::to_string(event).unwrap(), Some(channel), &token, None);
     // A lone surrogate is relayed as it came; serde_json does not read those.
     let Ok(decoded) = serde_json::from_str::<String>(&token) else {
         return;
@@ -163,52 +136,30 @@ fn a_presence_list_holds(user_id: &str, user_info: Option<&RawValue>) {
     };
     assert_eq!(list["presence"]["ids"][0], user_id);
     assert_eq!(list["presence"]["count"], 1);
-    assert!(
-        list["presence"]["hash"]
-            .as_object()
-            .unwrap()
-            .contains_key(user_id)
-    );
+    assert!(list["presence"]["hash"].as_object().unwrap().contains_key(user_id));
 }
 
 fn names(text: &str) {
     if let Ok(name) = ChannelName::parse(text, NAME_LEN_MAX) {
         assert_eq!(name.as_str(), text);
-        assert_eq!(
-            name.kind().takes_client_events(),
-            text.starts_with("private-") || text.starts_with("presence-")
-        );
+        assert_eq!(name.kind().takes_client_events(), text.starts_with("private-") || text.starts_with("presence-"));
     }
-    assert_eq!(
-        event_name_ok(text).is_ok(),
-        (1..=200).contains(&text.chars().count())
-    );
-    let _ = (
-        negotiate(text),
-        depth_within(text, 16),
-        server::string_token_len(text),
-    );
+    assert_eq!(event_name_ok(text).is_ok(), (1..=200).contains(&text.chars().count()));
+    let _ = (negotiate(text), depth_within(text, 16), server::string_token_len(text));
 }
 
 fn answers(text: &str) {
     let mut token = Vec::new();
     server::json_string(&mut token, text);
     let token = String::from_utf8(token).expect("JSON is UTF-8");
-    assert_eq!(
-        serde_json::from_str::<String>(&token).expect("a JSON string"),
-        text
-    );
+    assert_eq!(serde_json::from_str::<String>(&token).expect("a JSON string"), text);
     assert_eq!(server::string_token_len(&token), text.len());
 
     let mut out = Vec::new();
     server::channel_error(&mut out, text, text, text, 401);
     let answer: Value = serde_json::from_slice(&out).expect("answers are JSON");
-    let data: Value =
-        serde_json::from_str(answer["data"].as_str().expect("a string")).expect("JSON in a string");
-    assert_eq!(
-        (&answer["channel"], &data["error"]),
-        (&text.into(), &text.into())
-    );
+    let data: Value = serde_json::from_str(answer["data"].as_str().expect("a string")).expect("JSON in a string");
+    assert_eq!((&answer["channel"], &data["error"]), (&text.into(), &text.into()));
 }
 
 /// Signing: what we sign we verify, whatever the characters; and a signature covers all that it should.
@@ -232,37 +183,14 @@ pub fn signing(data: &[u8]) {
 
 fn own_requests_verify(secret: &[u8], path: &str, value: &str, body: &[u8]) {
     let name = format!("p{value}");
-    let query = sign_query(
-        secret,
-        value,
-        "POST",
-        path,
-        &[(&name, value), ("q", path)],
-        body,
-        7,
-    );
+    let query = sign_query(secret, value, "POST", path, &[(&name, value), ("q", path)], body, 7);
     let signed = SignedQuery::parse(&query).expect("a query of our own");
-    assert_eq!(
-        (signed.key(), signed.timestamp(), signed.param("q")),
-        (value, 7, Some(path))
-    );
+    assert_eq!((signed.key(), signed.timestamp(), signed.param("q")), (value, 7, Some(path)));
     assert_eq!(signed.verify(secret, "POST", path, body), Ok(()));
     assert!(signed.verify(secret, "PUT", path, body).is_err());
-    assert!(
-        signed
-            .verify(secret, "POST", &format!("{path}/"), body)
-            .is_err()
-    );
-    assert!(
-        signed
-            .verify(secret, "POST", path, &[body, b"x"].concat())
-            .is_err()
-    );
-    assert!(
-        signed
-            .verify(&[secret, b"x"].concat(), "POST", path, body)
-            .is_err()
-    );
+    assert!(signed.verify(secret, "POST", &format!("{path}/"), body).is_err());
+    assert!(signed.verify(secret, "POST", path, &[body, b"x"].concat()).is_err());
+    assert!(signed.verify(&[secret, b"x"].concat(), "POST", path, body).is_err());
 }
 
 /// Cursors and socket ids: each value has a text that reads as it, and no text reads as anything it does not say.
@@ -284,22 +212,11 @@ pub fn cursors(data: &[u8]) {
 }
 
 fn cursor_survives([channel_hash, epoch, offset, stamp]: [u64; 4]) {
-    let cursor = Cursor {
-        channel_hash,
-        epoch,
-        offset,
-        stamp,
-    };
+    let cursor = Cursor { channel_hash, epoch, offset, stamp };
     let text = cursor.to_string();
     assert!(text.len() <= CURSOR_LEN_MAX);
-    assert!(
-        text.bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-    );
+    assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)));
     assert_eq!(text.parse(), Ok(cursor));
-    let socket = SocketId {
-        a: channel_hash,
-        b: epoch,
-    };
+    let socket = SocketId { a: channel_hash, b: epoch };
     assert_eq!(socket.to_string().parse(), Ok(socket));
 }

@@ -48,10 +48,7 @@ impl<'a> ChannelName<'a> {
     /// Reads a name of at most `len_max` bytes.
     pub fn parse(name: &'a str, len_max: usize) -> Result<Self, BadName> {
         if name.len() > len_max {
-            return Err(BadName::TooLong {
-                len: name.len(),
-                len_max,
-            });
+            return Err(BadName::TooLong { len: name.len(), len_max });
         }
         let plain = match name.strip_prefix(SERVER_TO_USER) {
             Some("") => return Err(BadName::Reserved),
@@ -74,16 +71,10 @@ impl<'a> ChannelName<'a> {
     /// What the prefix means.
     pub fn kind(self) -> ChannelKind<'a> {
         if let Some(user) = self.0.strip_prefix(SERVER_TO_USER) {
-            return ChannelKind {
-                access: Access::ServerToUser(user),
-                cache: false,
-            };
+            return ChannelKind { access: Access::ServerToUser(user), cache: false };
         }
         let (access, rest) = split_access(self.0);
-        ChannelKind {
-            access,
-            cache: rest.starts_with("cache-"),
-        }
+        ChannelKind { access, cache: rest.starts_with("cache-") }
     }
 }
 
@@ -112,8 +103,8 @@ const GRAMMAR: [bool; 256] = {
     let mut byte = 0;
     while byte < 128 {
         let character = byte as u8;
-        allowed[byte] = character.is_ascii_alphanumeric()
-            || matches!(character, b'_' | b'-' | b'=' | b'@' | b',' | b'.' | b';');
+        allowed[byte] =
+            character.is_ascii_alphanumeric() || matches!(character, b'_' | b'-' | b'=' | b'@' | b',' | b'.' | b';');
         byte += 1;
     }
     allowed
@@ -151,10 +142,7 @@ impl ChannelKind<'_> {
 
     /// Whether a subscription must be signed.
     pub fn needs_auth(&self) -> bool {
-        matches!(
-            self.access,
-            Access::Private | Access::PrivateEncrypted | Access::Presence
-        )
+        matches!(self.access, Access::Private | Access::PrivateEncrypted | Access::Presence)
     }
 
     /// Whether subscribers may send events of their own. The protocol allows this wherever a signature was shown,

@@ -129,11 +129,7 @@ struct Payload<'a> {
 impl<'a> ClientMessage<'a> {
     /// Reads one message.
     pub fn parse(text: &'a str) -> Result<Self, BadMessage> {
-        let Envelope {
-            event,
-            channel,
-            data,
-        } = json::object(text).map_err(BadMessage::Envelope)?;
+        let Envelope { event, channel, data } = json::object(text).map_err(BadMessage::Envelope)?;
         let Text(event) = event.ok_or(BadMessage::MissingEvent)?;
         match event.as_ref() {
             "pusher:ping" => Ok(Self::Ping),
@@ -154,10 +150,7 @@ fn subscribe(payload: Payload<'_>) -> Result<ClientMessage<'_>, BadMessage> {
     Ok(ClientMessage::Subscribe {
         channel: required("pusher:subscribe", "channel", payload.channel)?,
         // pusher-js sends an empty auth for public channels.
-        auth: payload
-            .auth
-            .map(|auth| auth.0)
-            .filter(|auth| !auth.is_empty()),
+        auth: payload.auth.map(|auth| auth.0).filter(|auth| !auth.is_empty()),
         channel_data: payload.channel_data.map(|data| data.0),
     })
 }
@@ -184,20 +177,13 @@ fn client_event<'a>(
         return Err(BadMessage::TooDeep);
     }
     let channel = required(&event, "channel", channel)?;
-    Ok(ClientMessage::ClientEvent {
-        event,
-        channel,
-        data,
-    })
+    Ok(ClientMessage::ClientEvent { event, channel, data })
 }
 
 impl<'a> Payload<'a> {
     /// Reads an object, or a JSON string that holds an object: Laravel's clients send the latter.
     fn read(event: &str, data: Option<&'a RawValue>) -> Result<Self, BadMessage> {
-        let bad = |source| BadMessage::Data {
-            event: echo(event),
-            source,
-        };
+        let bad = |source| BadMessage::Data { event: echo(event), source };
         let Some(data) = data else {
             return Ok(Self::default());
         };
@@ -205,9 +191,7 @@ impl<'a> Payload<'a> {
             return json::object(data.get()).map_err(bad);
         }
         let inner: String = serde_json::from_str(data.get()).map_err(|error| bad(error.into()))?;
-        json::object::<Payload<'_>>(&inner)
-            .map(Payload::into_owned)
-            .map_err(bad)
+        json::object::<Payload<'_>>(&inner).map(Payload::into_owned).map_err(bad)
     }
 
     fn into_owned(self) -> Payload<'static> {
@@ -220,17 +204,10 @@ impl<'a> Payload<'a> {
     }
 }
 
-fn required<'a>(
-    event: &str,
-    field: &'static str,
-    value: Option<Text<'a>>,
-) -> Result<Cow<'a, str>, BadMessage> {
+fn required<'a>(event: &str, field: &'static str, value: Option<Text<'a>>) -> Result<Cow<'a, str>, BadMessage> {
     match value {
         Some(Text(value)) => Ok(value),
-        None => Err(BadMessage::MissingField {
-            event: echo(event),
-            field,
-        }),
+        None => Err(BadMessage::MissingField { event: echo(event), field }),
     }
 }
 

@@ -82,9 +82,7 @@ impl CloseCode {
             Self::INVALID_UTF8 => "Message is not valid UTF-8",
             Self::POLICY => "Policy violated",
             Self::TOO_BIG => "Message too big",
-            Self::TLS_REQUIRED => {
-                "Application only accepts TLS connections, reconnect using wss://"
-            }
+            Self::TLS_REQUIRED => "Application only accepts TLS connections, reconnect using wss://",
             Self::APP_UNKNOWN => "Application does not exist",
             Self::APP_DISABLED => "Application disabled",
             Self::OVER_QUOTA => "Application is over connection quota",

@@ -34,11 +34,7 @@ pub struct BadCursor;
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:x}.{:x}.{:x}.{:x}",
-            self.channel_hash, self.epoch, self.offset, self.stamp
-        )
+        write!(f, "{:x}.{:x}.{:x}.{:x}", self.channel_hash, self.epoch, self.offset, self.stamp)
     }
 }
 
@@ -48,12 +44,7 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, BadCursor> {
         let mut fields = text.split('.').map(field);
         let mut next = || fields.next().unwrap_or(Err(BadCursor));
-        let cursor = Self {
-            channel_hash: next()?,
-            epoch: next()?,
-            offset: next()?,
-            stamp: next()?,
-        };
+        let cursor = Self { channel_hash: next()?, epoch: next()?, offset: next()?, stamp: next()? };
         match fields.next() {
             None => Ok(cursor),
             Some(_) => Err(BadCursor),
@@ -64,9 +55,7 @@ impl FromStr for Cursor {
 /// A number as `{:x}` writes it, and in no other way.
 fn field(text: &str) -> Result<u64, BadCursor> {
     let padded = text.len() > 1 && text.starts_with('0');
-    let digits = text
-        .bytes()
-        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if padded || !digits || text.len() > FIELD_LEN_MAX {
         return Err(BadCursor);
     }

@@ -78,9 +78,7 @@ fn can_meet(name: &str, value: Option<&str>) -> bool {
 
 fn window_bits(text: &str) -> Option<u8> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-    text.parse()
-        .ok()
-        .filter(|bits| plain && (8..=15).contains(bits))
+    text.parse().ok().filter(|bits| plain && (8..=15).contains(bits))
 }
 
 /// Compresses one message.
@@ -127,10 +125,7 @@ fn inflate_part(
     let begin = decompress.total_in();
     loop {
         // One byte more than allowed, so that a message of exactly `bytes_max` is told from a longer one.
-        let room = out
-            .len()
-            .max(STEP_BYTES)
-            .min((bytes_max - out.len()).saturating_add(1));
+        let room = out.len().max(STEP_BYTES).min((bytes_max - out.len()).saturating_add(1));
         out.reserve_exact(room);
         let rest = &data[to_usize(decompress.total_in() - begin)..];
         let status = decompress.decompress_vec(rest, out, FlushDecompress::Sync);

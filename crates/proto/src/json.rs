@@ -97,21 +97,14 @@ pub fn json_string_token(s: &str) -> String {
 /// Any JSON as a JSON string token: a string stays as it is, anything else becomes the string of its text.
 pub fn string_token(raw: &RawValue) -> Cow<'_, str> {
     let text = raw.get();
-    if text.starts_with('"') {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(json_string_token(text))
-    }
+    if text.starts_with('"') { Cow::Borrowed(text) } else { Cow::Owned(json_string_token(text)) }
 }
 
 /// The decoded length, in bytes of UTF-8, of a JSON string token. Allocates nothing.
 ///
 /// A lone surrogate counts three, as does the replacement character that decoders put in its place.
 pub fn string_token_len(token: &str) -> usize {
-    let mut rest = token
-        .strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'))
-        .unwrap_or(token);
+    let mut rest = token.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(token);
     let mut len = 0;
     while let Some((plain, escape)) = rest.split_once('\\') {
         let (decoded, used) = escape_len(escape.as_bytes());
@@ -140,8 +133,7 @@ fn code_unit(escape: &[u8]) -> Option<u16> {
 
 fn low_surrogate_follows(escape: &[u8]) -> bool {
     let next = escape.get(5..).and_then(|rest| rest.strip_prefix(b"\\"));
-    next.and_then(code_unit)
-        .is_some_and(|unit| (0xdc00..=0xdfff).contains(&unit))
+    next.and_then(code_unit).is_some_and(|unit| (0xdc00..=0xdfff).contains(&unit))
 }
 
 /// Whether no value in `text`, which is valid JSON, is nested deeper than `depth_max` objects and arrays.

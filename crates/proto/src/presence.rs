@@ -54,10 +54,7 @@ impl ChannelData {
         match user_id.chars().count() {
             0 => Err(BadChannelData::MissingUserId),
             len if len > USER_ID_LEN_MAX => Err(BadChannelData::UserIdTooLong { len }),
-            _ => Ok(Self {
-                user_id,
-                user_info: fields.user_info,
-            }),
+            _ => Ok(Self { user_id, user_info: fields.user_info }),
         }
     }
 }
@@ -65,9 +62,7 @@ impl ChannelData {
 /// A string, or the digits of a number exactly as they were written.
 fn user_id(raw: &RawValue) -> Result<String, BadChannelData> {
     match raw.get().as_bytes().first() {
-        Some(b'"') => {
-            serde_json::from_str(raw.get()).map_err(|error| BadObject::from(error).into())
-        }
+        Some(b'"') => serde_json::from_str(raw.get()).map_err(|error| BadObject::from(error).into()),
         Some(b'-' | b'0'..=b'9') => Ok(raw.get().to_owned()),
         _ => Err(BadChannelData::UserIdType),
     }
@@ -120,11 +115,7 @@ impl UserData {
         let fields: Fields<'_> = json::object(text)?;
         let id = fields.id.ok_or(BadUserData::MissingId)?.0;
         check_id(&id)?;
-        Ok(Self {
-            id: id.into_owned(),
-            user_info: fields.user_info,
-            watchlist: fields.watchlist.unwrap_or_default(),
-        })
+        Ok(Self { id: id.into_owned(), user_info: fields.user_info, watchlist: fields.watchlist.unwrap_or_default() })
     }
 }
 

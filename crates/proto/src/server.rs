@@ -36,33 +36,19 @@ pub fn channel_error(out: &mut Vec<u8>, channel: &str, kind: &str, message: &str
         error: &'a str,
         status: u16,
     }
-    let data = to_json(&Data {
-        r#type: kind,
-        error: message,
-        status,
-    });
+    let data = to_json(&Data { r#type: kind, error: message, status });
     self::message(out, "pusher:subscription_error", Some(channel), &data);
 }
 
 /// `pusher_internal:subscription_succeeded`, with what [`presence_data`] made for a presence channel.
 pub fn subscription_succeeded(out: &mut Vec<u8>, channel: &str, presence: Option<&str>) {
-    message(
-        out,
-        "pusher_internal:subscription_succeeded",
-        Some(channel),
-        presence.unwrap_or("{}"),
-    );
+    message(out, "pusher_internal:subscription_succeeded", Some(channel), presence.unwrap_or("{}"));
 }
 
 /// `pusher_internal:subscription_count`.
 pub fn subscription_count(out: &mut Vec<u8>, channel: &str, n: u64) {
     let data = format!(r#"{{"subscription_count":{n}}}"#);
-    message(
-        out,
-        "pusher_internal:subscription_count",
-        Some(channel),
-        &data,
-    );
+    message(out, "pusher_internal:subscription_count", Some(channel), &data);
 }
 
 /// `pusher:ping`.
@@ -86,12 +72,7 @@ pub fn signin_success(out: &mut Vec<u8>, user_data: &str) {
     struct Data<'a> {
         user_data: &'a str,
     }
-    message(
-        out,
-        "pusher:signin_success",
-        None,
-        &to_json(&Data { user_data }),
-    );
+    message(out, "pusher:signin_success", None, &to_json(&Data { user_data }));
 }
 
 /// `pusher_internal:watchlist_events`: pairs of `online` or `offline` and the ids of users.
@@ -105,26 +86,12 @@ pub fn watchlist(out: &mut Vec<u8>, events: &[(&str, &[&str])]) {
         name: &'a str,
         user_ids: &'a [&'a str],
     }
-    let events = events
-        .iter()
-        .map(|&(name, user_ids)| Event { name, user_ids })
-        .collect();
-    message(
-        out,
-        "pusher_internal:watchlist_events",
-        None,
-        &to_json(&Data { events }),
-    );
+    let events = events.iter().map(|&(name, user_ids)| Event { name, user_ids }).collect();
+    message(out, "pusher_internal:watchlist_events", None, &to_json(&Data { events }));
 }
 
 /// Any other event, spliced from JSON string tokens (quotes included): nothing is parsed or escaped again.
-pub fn event(
-    out: &mut Vec<u8>,
-    event_json: &str,
-    channel: Option<&str>,
-    data_json: &str,
-    user_id_json: Option<&str>,
-) {
+pub fn event(out: &mut Vec<u8>, event_json: &str, channel: Option<&str>, data_json: &str, user_id_json: Option<&str>) {
     begin(out, event_json, channel);
     out.extend_from_slice(data_json.as_bytes());
     if let Some(user_id) = user_id_json {

@@ -14,9 +14,7 @@ pub use query::{BadQuery, BadSignature, SignedQuery, sign_query};
 use crate::socket_id::SocketId;
 
 fn hmac(secret: &[u8], text: &[u8]) -> Hmac<Sha256> {
-    Hmac::new_from_slice(secret)
-        .expect("HMAC takes keys of any length")
-        .chain_update(text)
+    Hmac::new_from_slice(secret).expect("HMAC takes keys of any length").chain_update(text)
 }
 
 /// HMAC-SHA256 in lower-case hexadecimal.
@@ -27,8 +25,7 @@ pub fn hmac_hex(secret: &[u8], text: &[u8]) -> String {
 /// Whether `hex` is the HMAC-SHA256 of `text`, in constant time.
 pub fn hmac_matches(secret: &[u8], text: &[u8], hex: &str) -> bool {
     let mut digest = [0; 32];
-    hex::decode_to_slice(hex, &mut digest).is_ok()
-        && hmac(secret, text).verify_slice(&digest).is_ok()
+    hex::decode_to_slice(hex, &mut digest).is_ok() && hmac(secret, text).verify_slice(&digest).is_ok()
 }
 
 /// MD5 in lower-case hexadecimal.
@@ -51,6 +48,5 @@ pub fn user_text(socket: SocketId, user_data: &str) -> String {
 
 /// `key:signature` in its two parts.
 pub fn split_auth(auth: &str) -> Option<(&str, &str)> {
-    auth.split_once(':')
-        .filter(|(key, hex)| !key.is_empty() && !hex.is_empty())
+    auth.split_once(':').filter(|(key, hex)| !key.is_empty() && !hex.is_empty())
 }

@@ -30,10 +30,7 @@ impl FromStr for SocketId {
 
     fn from_str(text: &str) -> Result<Self, BadSocketId> {
         let (a, b) = text.split_once('.').ok_or(BadSocketId)?;
-        Ok(Self {
-            a: number(a)?,
-            b: number(b)?,
-        })
+        Ok(Self { a: number(a)?, b: number(b)? })
     }
 }
 

@@ -18,9 +18,5 @@ pub fn protocol(value: Option<&str>) -> Result<u8, CloseCode> {
     }
     // A number too large for the type is a later version all the same.
     let version = text.parse().unwrap_or(NEWEST);
-    if version < OLDEST {
-        Err(CloseCode::OLD_PROTOCOL)
-    } else {
-        Ok(version.min(NEWEST))
-    }
+    if version < OLDEST { Err(CloseCode::OLD_PROTOCOL) } else { Ok(version.min(NEWEST)) }
 }

@@ -16,17 +16,13 @@ use sha1::{Digest, Sha1};
 
 pub use assembler::{Assembler, Incoming, Limits};
 pub use frame::{
-    BINARY, CLOSE, CONTINUATION, CONTROL_LEN_MAX, FIN, Header, PING, PONG, RSV1, TEXT, close_echo,
-    close_frame, frame_header, masked_frame, masked_part, ping_frame, pong_frame, text_frame,
-    unmask,
+    BINARY, CLOSE, CONTINUATION, CONTROL_LEN_MAX, FIN, Header, PING, PONG, RSV1, TEXT, close_echo, close_frame,
+    frame_header, masked_frame, masked_part, ping_frame, pong_frame, text_frame, unmask,
 };
 pub use violation::Violation;
 
 /// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
 pub fn accept_key(key: &str) -> String {
-    let digest = Sha1::new()
-        .chain_update(key)
-        .chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11")
-        .finalize();
+    let digest = Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
     STANDARD.encode(digest)
 }

@@ -13,11 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::{hmac_hex, hmac_matches, md5_hex};
 
 /// What a query escapes: everything but RFC 3986's unreserved characters.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The only version of the signing scheme that there is.
 const VERSION: &str = "1.0";
@@ -74,35 +70,22 @@ pub enum BadSignature {
 impl<'q> SignedQuery<'q> {
     /// Reads what follows the `?` of a request.
     pub fn parse(query: &'q str) -> Result<Self, BadQuery> {
-        let mut pairs: Vec<_> = query
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-            .map(Pair::parse)
-            .collect();
+        let mut pairs: Vec<_> = query.split('&').filter(|pair| !pair.is_empty()).map(Pair::parse).collect();
         let find = |name| find(&pairs, name).ok_or(BadQuery::Missing(name));
         find("auth_key")?;
-        let timestamp = find("auth_timestamp")?
-            .parse()
-            .map_err(|_| BadQuery::Timestamp)?;
+        let timestamp = find("auth_timestamp")?.parse().map_err(|_| BadQuery::Timestamp)?;
         if find("auth_version")? != VERSION {
             return Err(BadQuery::Version);
         }
         let signature = pairs.iter().position(|pair| pair.name == "auth_signature");
-        let signature = pairs
-            .remove(signature.ok_or(BadQuery::Missing("auth_signature"))?)
-            .value;
+        let signature = pairs.remove(signature.ok_or(BadQuery::Missing("auth_signature"))?).value;
         pairs.retain(|pair| pair.name != "auth_signature");
-        Ok(Self {
-            pairs,
-            timestamp,
-            signature,
-        })
+        Ok(Self { pairs, timestamp, signature })
     }
 
     /// Whose secret is to be used.
     pub fn key(&self) -> &str {
-        self.param("auth_key")
-            .expect("parse refuses a query without it")
+        self.param("auth_key").expect("parse refuses a query without it")
     }
 
     /// When the request was signed, in seconds since 1970.
@@ -116,13 +99,7 @@ impl<'q> SignedQuery<'q> {
     }
 
     /// Whether the holder of `secret` sent this. `raw_path` is as it was on the wire, without the server's own prefix.
-    pub fn verify(
-        &self,
-        secret: &[u8],
-        method: &str,
-        raw_path: &str,
-        body: &[u8],
-    ) -> Result<(), BadSignature> {
+    pub fn verify(&self, secret: &[u8], method: &str, raw_path: &str, body: &[u8]) -> Result<(), BadSignature> {
         // pusher-http-python sends the digest with every request, with or without a body.
         let body_md5 = self.param("body_md5");
         if body_md5.is_none() && !body.is_empty() {
@@ -138,19 +115,13 @@ impl<'q> SignedQuery<'q> {
 
     fn verify_text(&self, secret: &[u8], method: &str, raw_path: &str) -> Result<(), BadSignature> {
         let signed = |text: &str| hmac_matches(secret, text.as_bytes(), &self.signature);
-        let path = percent_decode_str(raw_path)
-            .decode_utf8()
-            .unwrap_or(Cow::Borrowed(raw_path));
+        let path = percent_decode_str(raw_path).decode_utf8().unwrap_or(Cow::Borrowed(raw_path));
         let to_sign = to_sign(method, &path, self.decoded());
         let matches = signed(&to_sign)
             || signed(&self::to_sign(method, &path, imploded(self.decoded())))
             || signed(&self::to_sign(method, raw_path, self.raw()))
             || signed(&self::to_sign(method, raw_path, imploded(self.raw())));
-        if matches {
-            Ok(())
-        } else {
-            Err(BadSignature::Mismatch { to_sign })
-        }
+        if matches { Ok(()) } else { Err(BadSignature::Mismatch { to_sign }) }
     }
 
     fn decoded(&self) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
@@ -159,30 +130,19 @@ impl<'q> SignedQuery<'q> {
     }
 
     fn raw(&self) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
-        self.pairs
-            .iter()
-            .map(|pair| (lower(pair.raw_name.into()), pair.raw_value.into()))
-            .collect()
+        self.pairs.iter().map(|pair| (lower(pair.raw_name.into()), pair.raw_value.into())).collect()
     }
 }
 
 impl<'q> Pair<'q> {
     fn parse(text: &'q str) -> Self {
         let (raw_name, raw_value) = text.split_once('=').unwrap_or((text, ""));
-        Self {
-            raw_name,
-            raw_value,
-            name: lower(decode(raw_name)),
-            value: decode(raw_value),
-        }
+        Self { raw_name, raw_value, name: lower(decode(raw_name)), value: decode(raw_value) }
     }
 }
 
 fn find<'p>(pairs: &'p [Pair<'_>], name: &str) -> Option<&'p str> {
-    pairs
-        .iter()
-        .find(|pair| pair.name == name)
-        .map(|pair| pair.value.as_ref())
+    pairs.iter().find(|pair| pair.name == name).map(|pair| pair.value.as_ref())
 }
 
 /// The string that is signed. Pairs of the same name keep the order in which they were sent.
@@ -215,10 +175,7 @@ fn imploded<'a>(pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>) -> Vec<(Cow<'a, str>, 
 /// The name of an array parameter, without the brackets.
 fn array_base(name: &str) -> Option<&str> {
     for (open, close) in [("[", "]"), ("%5b", "%5d")] {
-        if let Some((base, _)) = name
-            .strip_suffix(close)
-            .and_then(|name| name.split_once(open))
-        {
+        if let Some((base, _)) = name.strip_suffix(close).and_then(|name| name.split_once(open)) {
             return Some(base);
         }
     }
@@ -228,23 +185,15 @@ fn array_base(name: &str) -> Option<&str> {
 /// A part of a query as it was meant; what is not UTF-8 when decoded stays as it was sent.
 fn decode(raw: &str) -> Cow<'_, str> {
     if !raw.contains('+') {
-        return percent_decode_str(raw)
-            .decode_utf8()
-            .unwrap_or(Cow::Borrowed(raw));
+        return percent_decode_str(raw).decode_utf8().unwrap_or(Cow::Borrowed(raw));
     }
     let spaced = raw.replace('+', " ");
-    let decoded = percent_decode_str(&spaced)
-        .decode_utf8()
-        .map(Cow::into_owned);
+    let decoded = percent_decode_str(&spaced).decode_utf8().map(Cow::into_owned);
     decoded.map_or(Cow::Borrowed(raw), Cow::Owned)
 }
 
 fn lower(text: Cow<'_, str>) -> Cow<'_, str> {
-    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(text.to_ascii_lowercase())
-    } else {
-        text
-    }
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) { Cow::Owned(text.to_ascii_lowercase()) } else { text }
 }
 
 /// The whole query of a request of our own. `path` is not escaped yet; `timestamp` is in seconds since 1970.
@@ -258,27 +207,14 @@ pub fn sign_query(
     timestamp: u64,
 ) -> String {
     let (timestamp, md5) = (timestamp.to_string(), md5_hex(body));
-    let own = [
-        ("auth_key", key),
-        ("auth_timestamp", &timestamp),
-        ("auth_version", VERSION),
-    ];
+    let own = [("auth_key", key), ("auth_timestamp", &timestamp), ("auth_version", VERSION)];
     let body_md5 = (!body.is_empty()).then_some(("body_md5", md5.as_str()));
-    let pairs: Vec<_> = own
-        .into_iter()
-        .chain(body_md5)
-        .chain(params.iter().copied())
-        .collect();
+    let pairs: Vec<_> = own.into_iter().chain(body_md5).chain(params.iter().copied()).collect();
 
-    let covered = pairs
-        .iter()
-        .map(|&(name, value)| (lower(name.into()), value.into()))
-        .collect();
+    let covered = pairs.iter().map(|&(name, value)| (lower(name.into()), value.into())).collect();
     let text = to_sign(&method.to_ascii_uppercase(), path, covered);
     let signature = hmac_hex(secret, text.as_bytes());
-    let sent = pairs
-        .iter()
-        .map(|(name, value)| format!("{}={}&", escape(name), escape(value)));
+    let sent = pairs.iter().map(|(name, value)| format!("{}={}&", escape(name), escape(value)));
     sent.collect::<String>() + "auth_signature=" + &signature
 }
 

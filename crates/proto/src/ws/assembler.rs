@@ -121,18 +121,9 @@ impl Assembler {
         Ok((at, None))
     }
 
-    fn step(
-        &mut self,
-        bytes: &mut [u8],
-        limits: &Limits,
-        deflate: bool,
-    ) -> Result<Step, Violation> {
-        if self
-            .partial
-            .as_ref()
-            .is_some_and(|partial| partial.frame.left > 0)
-        {
-            return self.absorb(bytes, limits, 0);
+    fn step(&mut self, bytes: &mut [u8], limits: &Limits, deflate: bool) -> Result<Step, Violation> {
+        if let Some(partial) = self.partial.take_if(|partial| partial.frame.left > 0) {
+            return self.absorb(partial, bytes, limits, 0);
         }
         let Some(header) = Header::parse(bytes)? else {
             return Ok(Step::Starved);
@@ -144,23 +135,17 @@ impl Assembler {
                 return Ok(Step::Starved);
             };
             unmask(&mut bytes[header.size..end], mask);
-            return Ok(Step::Control {
-                opcode: header.opcode,
-                payload: header.size..end,
-            });
+            return Ok(Step::Control { opcode: header.opcode, payload: header.size..end });
         }
         self.admit(&header, limits, deflate)?;
         match frame_end {
             Some(end) if header.fin && self.is_idle() && !header.rsv1 => {
                 unmask(&mut bytes[header.size..end], mask);
-                Ok(Step::Whole {
-                    text: header.opcode == TEXT,
-                    payload: header.size..end,
-                })
+                Ok(Step::Whole { text: header.opcode == TEXT, payload: header.size..end })
             }
             _ => {
-                self.open(&header, mask);
-                self.absorb(&mut bytes[header.size..], limits, header.size)
+                let partial = self.open(&header, mask);
+                self.absorb(partial, &mut bytes[header.size..], limits, header.size)
             }
         }
     }
@@ -178,56 +163,46 @@ impl Assembler {
             None => (0, header.rsv1),
         };
         let bytes_max = limits.message_bytes_max;
-        let wire_max = if deflated {
-            deflated_bytes_max(bytes_max)
-        } else {
-            bytes_max
-        };
+        let wire_max = if deflated { deflated_bytes_max(bytes_max) } else { bytes_max };
         if header.len.saturating_add(before as u64) > wire_max as u64 {
             return Err(Violation::TooBig { bytes_max });
         }
         Ok(())
     }
 
-    /// Makes ready for the payload of an admitted frame.
-    fn open(&mut self, header: &Header, mask: [u8; 4]) {
-        let frame = OpenFrame {
-            fin: header.fin,
-            left: header.len,
-            mask,
-        };
-        match &mut self.partial {
-            Some(partial) => partial.frame = frame,
-            None => {
-                self.partial = Some(Box::new(Partial {
-                    text: header.opcode == TEXT,
-                    deflated: header.rsv1,
-                    bytes: Vec::new(),
-                    checked: 0,
-                    frame,
-                }));
+    /// The message that an admitted frame belongs to, ready for its payload.
+    fn open(&mut self, header: &Header, mask: [u8; 4]) -> Box<Partial> {
+        let frame = OpenFrame { fin: header.fin, left: header.len, mask };
+        match self.partial.take() {
+            Some(mut partial) => {
+                partial.frame = frame;
+                partial
             }
+            None => Box::new(Partial {
+                text: header.opcode == TEXT,
+                deflated: header.rsv1,
+                bytes: Vec::new(),
+                checked: 0,
+                frame,
+            }),
         }
     }
 
-    /// Takes in what is there of the open frame, `before` bytes behind the front.
+    /// Takes in what is there of the open frame, `before` bytes behind the front. The message goes back to its place
+    /// only while it is incomplete.
     fn absorb(
         &mut self,
+        mut partial: Box<Partial>,
         bytes: &mut [u8],
         limits: &Limits,
         before: usize,
     ) -> Result<Step, Violation> {
-        let Some(partial) = &mut self.partial else {
-            return Ok(Step::Starved);
-        };
         let used = before + partial.absorb(bytes)?;
-        if partial.frame.left > 0 || !partial.frame.fin {
-            return Ok(Step::Absorbed(used));
+        if partial.frame.fin && partial.frame.left == 0 {
+            return Ok(Step::Assembled(partial.finish(limits)?, used));
         }
-        match self.partial.take() {
-            Some(partial) => Ok(Step::Assembled(partial.finish(limits)?, used)),
-            None => Ok(Step::Absorbed(used)),
-        }
+        self.partial = Some(partial);
+        Ok(Step::Absorbed(used))
     }
 }
 
@@ -284,11 +259,7 @@ impl From<BadDeflate> for Violation {
 }
 
 fn whole(text: bool, payload: &[u8]) -> Result<Incoming<'_>, Violation> {
-    if text {
-        Ok(Incoming::Text(Cow::Borrowed(utf8(payload)?)))
-    } else {
-        Ok(Incoming::Binary(Cow::Borrowed(payload)))
-    }
+    if text { Ok(Incoming::Text(Cow::Borrowed(utf8(payload)?))) } else { Ok(Incoming::Binary(Cow::Borrowed(payload))) }
 }
 
 fn control(opcode: u8, payload: &[u8]) -> Result<Incoming<'_>, Violation> {
@@ -301,22 +272,12 @@ fn control(opcode: u8, payload: &[u8]) -> Result<Incoming<'_>, Violation> {
 
 fn close(payload: &[u8]) -> Result<Incoming<'_>, Violation> {
     let Some((code, reason)) = payload.split_first_chunk() else {
-        let empty = Incoming::Close {
-            code: None,
-            reason: "",
-        };
-        return if payload.is_empty() {
-            Ok(empty)
-        } else {
-            Err(Violation::ClosePayload)
-        };
+        let empty = Incoming::Close { code: None, reason: "" };
+        return if payload.is_empty() { Ok(empty) } else { Err(Violation::ClosePayload) };
     };
     let code = u16::from_be_bytes(*code);
     CloseCode::from_peer(code).ok_or(Violation::CloseCode(code))?;
-    Ok(Incoming::Close {
-        code: Some(code),
-        reason: utf8(reason)?,
-    })
+    Ok(Incoming::Close { code: Some(code), reason: utf8(reason)? })
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, Violation> {

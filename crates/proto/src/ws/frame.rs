@@ -105,12 +105,8 @@ fn check_start(first: u8, second: u8) -> Result<(), Violation> {
 /// The length that `short` stands for or announces, and what follows it.
 fn read_len(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Violation> {
     let read = match short {
-        126 => rest
-            .split_first_chunk()
-            .map(|(len, rest)| (u16::from_be_bytes(*len).into(), rest)),
-        127 => rest
-            .split_first_chunk()
-            .map(|(len, rest)| (u64::from_be_bytes(*len), rest)),
+        126 => rest.split_first_chunk().map(|(len, rest)| (u16::from_be_bytes(*len).into(), rest)),
+        127 => rest.split_first_chunk().map(|(len, rest)| (u64::from_be_bytes(*len), rest)),
         _ => Some((short.into(), rest)),
     };
     match read {

@@ -7,18 +7,9 @@ const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_n
 #[test]
 fn the_offers_of_browsers_are_accepted() {
     assert_eq!(negotiate("permessage-deflate"), Some(ACCEPTED));
-    assert_eq!(
-        negotiate("permessage-deflate; client_max_window_bits"),
-        Some(ACCEPTED)
-    );
-    assert_eq!(
-        negotiate("Permessage-Deflate;client_max_window_bits = \"10\""),
-        Some(ACCEPTED)
-    );
-    assert_eq!(
-        negotiate("permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
-        Some(ACCEPTED)
-    );
+    assert_eq!(negotiate("permessage-deflate; client_max_window_bits"), Some(ACCEPTED));
+    assert_eq!(negotiate("Permessage-Deflate;client_max_window_bits = \"10\""), Some(ACCEPTED));
+    assert_eq!(negotiate("permessage-deflate; server_no_context_takeover; client_no_context_takeover"), Some(ACCEPTED));
 }
 
 #[test]
@@ -29,14 +20,8 @@ fn a_window_that_we_have_anyway_is_confirmed() {
 
 #[test]
 fn a_smaller_window_of_ours_is_declined_and_the_next_offer_taken() {
-    assert_eq!(
-        negotiate("permessage-deflate; server_max_window_bits=10"),
-        None
-    );
-    assert_eq!(
-        negotiate("permessage-deflate; server_max_window_bits=10, permessage-deflate"),
-        Some(ACCEPTED)
-    );
+    assert_eq!(negotiate("permessage-deflate; server_max_window_bits=10"), None);
+    assert_eq!(negotiate("permessage-deflate; server_max_window_bits=10, permessage-deflate"), Some(ACCEPTED));
 }
 
 #[test]
@@ -53,11 +38,7 @@ fn offers_that_break_the_rules_are_passed_over() {
         "permessage-deflate; client_max_window_bits; client_max_window_bits",
     ] {
         assert_eq!(negotiate(offer), None, "{offer}");
-        assert_eq!(
-            negotiate(&format!("{offer}, permessage-deflate")),
-            Some(ACCEPTED),
-            "{offer}"
-        );
+        assert_eq!(negotiate(&format!("{offer}, permessage-deflate")), Some(ACCEPTED), "{offer}");
     }
 }
 
@@ -75,17 +56,8 @@ fn the_rfcs_own_examples_inflate() {
 
 #[test]
 fn what_is_deflated_inflates_to_itself() {
-    let noise: Vec<u8> = (0..70_000u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
-    for payload in [
-        &b""[..],
-        b"a",
-        b"Hello",
-        &[b'a'; 100_000],
-        &noise,
-        &noise[..1000],
-    ] {
+    let noise: Vec<u8> = (0..70_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for payload in [&b""[..], b"a", b"Hello", &[b'a'; 100_000], &noise, &noise[..1000]] {
         let packed = deflate(payload);
         assert!(!packed.ends_with(&[0, 0, 0xff, 0xff]));
         assert_eq!(inflate(&packed, payload.len()).unwrap(), payload);
@@ -102,22 +74,13 @@ fn messages_do_not_depend_on_each_other() {
 fn inflating_stops_at_the_limit() {
     let bomb = deflate(&vec![0; 10_000_000]);
     assert!(bomb.len() < 100_000);
-    assert_eq!(
-        inflate(&bomb, 1000),
-        Err(BadDeflate::TooBig { bytes_max: 1000 })
-    );
-    assert_eq!(
-        inflate(&deflate(&[0; 1001]), 1000),
-        Err(BadDeflate::TooBig { bytes_max: 1000 })
-    );
+    assert_eq!(inflate(&bomb, 1000), Err(BadDeflate::TooBig { bytes_max: 1000 }));
+    assert_eq!(inflate(&deflate(&[0; 1001]), 1000), Err(BadDeflate::TooBig { bytes_max: 1000 }));
     assert_eq!(inflate(&deflate(&[0; 1000]), 1000).unwrap().len(), 1000);
 }
 
 #[test]
 fn bytes_that_are_no_deflate_stream_are_refused() {
     assert_eq!(inflate(b"\xff\xff\xff\xff", 1000), Err(BadDeflate::Corrupt));
-    assert_eq!(
-        inflate(&deflate(b"still works"), 1000).unwrap(),
-        b"still works"
-    );
+    assert_eq!(inflate(&deflate(b"still works"), 1000).unwrap(), b"still works");
 }

@@ -1,8 +1,6 @@
 //! Channels, events, sockets, versions, cursors, close codes.
 
-use fanfare_proto::channel::{
-    Access, BadEventName, BadName, ChannelName, NAME_LEN_MAX, event_name_ok,
-};
+use fanfare_proto::channel::{Access, BadEventName, BadName, ChannelName, NAME_LEN_MAX, event_name_ok};
 use fanfare_proto::close::{CloseCode, ErrorCode, Reconnect};
 use fanfare_proto::cursor::{BadCursor, CURSOR_LEN_MAX, Cursor};
 use fanfare_proto::socket_id::{BadSocketId, SocketId};
@@ -25,42 +23,23 @@ fn a_channel_name_takes_every_character_of_the_grammar() {
 
 #[test]
 fn a_channel_name_refuses_any_other_character_and_names_it() {
-    for (name, found) in [
-        ("a b", ' '),
-        ("a/b", '/'),
-        ("grüße", 'ü'),
-        ("a:b", ':'),
-        ("a#", '#'),
-        ("a\n", '\n'),
-    ] {
+    for (name, found) in [("a b", ' '), ("a/b", '/'), ("grüße", 'ü'), ("a:b", ':'), ("a#", '#'), ("a\n", '\n')] {
         assert_eq!(parse(name), Err(BadName::Character { found }));
     }
     let message = parse("a b").unwrap_err().to_string();
-    assert_eq!(
-        message,
-        "' ' in a channel name: only letters, digits and _ - = @ , . ; are allowed"
-    );
+    assert_eq!(message, "' ' in a channel name: only letters, digits and _ - = @ , . ; are allowed");
 }
 
 #[test]
 fn a_channel_name_of_200_bytes_is_the_longest() {
     assert!(parse(&"a".repeat(200)).is_ok());
-    assert_eq!(
-        parse(&"a".repeat(201)),
-        Err(BadName::TooLong {
-            len: 201,
-            len_max: 200
-        })
-    );
+    assert_eq!(parse(&"a".repeat(201)), Err(BadName::TooLong { len: 201, len_max: 200 }));
 }
 
 #[test]
 fn an_app_may_allow_shorter_names_only() {
     let error = ChannelName::parse("four5", 4).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "channel name of 5 bytes: at most 4 are allowed"
-    );
+    assert_eq!(error.to_string(), "channel name of 5 bytes: at most 4 are allowed");
 }
 
 #[test]
@@ -70,16 +49,10 @@ fn an_empty_channel_name_is_refused() {
 
 #[test]
 fn a_hash_begins_the_channels_of_users_and_no_others() {
-    assert_eq!(
-        kind("#server-to-user-42"),
-        (Access::ServerToUser("42"), false)
-    );
+    assert_eq!(kind("#server-to-user-42"), (Access::ServerToUser("42"), false));
     assert_eq!(parse("#server-to-user-"), Err(BadName::Reserved));
     assert_eq!(parse("#other"), Err(BadName::Reserved));
-    assert_eq!(
-        parse("#server-to-user-a b"),
-        Err(BadName::Character { found: ' ' })
-    );
+    assert_eq!(parse("#server-to-user-a b"), Err(BadName::Character { found: ' ' }));
 }
 
 #[test]
@@ -88,14 +61,8 @@ fn each_prefix_has_its_own_access_and_cache() {
     assert_eq!(kind("cache-chat"), (Access::Public, true));
     assert_eq!(kind("private-chat"), (Access::Private, false));
     assert_eq!(kind("private-cache-chat"), (Access::Private, true));
-    assert_eq!(
-        kind("private-encrypted-chat"),
-        (Access::PrivateEncrypted, false)
-    );
-    assert_eq!(
-        kind("private-encrypted-cache-chat"),
-        (Access::PrivateEncrypted, true)
-    );
+    assert_eq!(kind("private-encrypted-chat"), (Access::PrivateEncrypted, false));
+    assert_eq!(kind("private-encrypted-cache-chat"), (Access::PrivateEncrypted, true));
     assert_eq!(kind("presence-chat"), (Access::Presence, false));
     assert_eq!(kind("presence-cache-chat"), (Access::Presence, true));
 }
@@ -125,38 +92,20 @@ fn what_must_be_signed_also_takes_client_events() {
 #[test]
 fn an_event_name_has_1_to_200_characters_whatever_they_weigh() {
     assert_eq!(event_name_ok("ü".repeat(200).as_str()), Ok(()));
-    assert_eq!(
-        event_name_ok(&"ü".repeat(201)),
-        Err(BadEventName::TooLong { len: 201 })
-    );
+    assert_eq!(event_name_ok(&"ü".repeat(201)), Err(BadEventName::TooLong { len: 201 }));
     assert_eq!(event_name_ok(""), Err(BadEventName::Empty));
 }
 
 #[test]
 fn a_socket_id_reads_as_it_is_written() {
-    let socket = SocketId {
-        a: 1234,
-        b: u64::MAX,
-    };
+    let socket = SocketId { a: 1234, b: u64::MAX };
     assert_eq!(socket.to_string(), "1234.18446744073709551615");
     assert_eq!(socket.to_string().parse(), Ok(socket));
 }
 
 #[test]
 fn a_socket_id_is_two_numbers_and_nothing_else() {
-    for text in [
-        "",
-        "1",
-        "1.",
-        ".1",
-        "1.2.3",
-        "+1.2",
-        "-1.2",
-        "1.2 ",
-        "a.b",
-        "1.18446744073709551616",
-        "1:2",
-    ] {
+    for text in ["", "1", "1.", ".1", "1.2.3", "+1.2", "-1.2", "1.2 ", "a.b", "1.18446744073709551616", "1:2"] {
         assert_eq!(text.parse::<SocketId>(), Err(BadSocketId), "{text}");
     }
 }
@@ -201,9 +150,7 @@ fn a_close_code_tells_whether_and_when_clients_return() {
 
 #[test]
 fn codes_that_must_not_travel_are_no_close_codes() {
-    for code in [
-        0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535,
-    ] {
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
         assert_eq!(CloseCode::from_peer(code), None, "{code}");
     }
     for code in [1000, 1003, 1007, 1011, 1014, 3000, 3999, 4000, 4999] {
@@ -219,12 +166,7 @@ fn error_codes_are_numbers_of_their_own() {
 
 #[test]
 fn a_cursor_reads_as_it_is_written() {
-    let cursor = Cursor {
-        channel_hash: 0xdead_beef,
-        epoch: 0,
-        offset: 255,
-        stamp: u64::MAX,
-    };
+    let cursor = Cursor { channel_hash: 0xdead_beef, epoch: 0, offset: 255, stamp: u64::MAX };
     assert_eq!(cursor.to_string(), "deadbeef.0.ff.ffffffffffffffff");
     assert_eq!(cursor.to_string().parse(), Ok(cursor));
 }
@@ -232,27 +174,13 @@ fn a_cursor_reads_as_it_is_written() {
 #[test]
 fn the_longest_cursor_fits() {
     let full = u64::MAX;
-    let cursor = Cursor {
-        channel_hash: full,
-        epoch: full,
-        offset: full,
-        stamp: full,
-    };
+    let cursor = Cursor { channel_hash: full, epoch: full, offset: full, stamp: full };
     assert!(cursor.to_string().len() <= CURSOR_LEN_MAX);
 }
 
 #[test]
 fn a_cursor_has_one_text_only() {
-    for text in [
-        "",
-        "1.2.3",
-        "1.2.3.4.5",
-        "01.2.3.4",
-        "A.2.3.4",
-        "1.2.3.",
-        "+1.2.3.4",
-        "1.2.3.10000000000000000",
-    ] {
+    for text in ["", "1.2.3", "1.2.3.4.5", "01.2.3.4", "A.2.3.4", "1.2.3.", "+1.2.3.4", "1.2.3.10000000000000000"] {
         assert_eq!(text.parse::<Cursor>(), Err(BadCursor), "{text}");
     }
 }

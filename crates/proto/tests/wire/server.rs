@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use fanfare_proto::server::{
-    self, cache_miss, channel_error, error, established, event, member_added_data,
-    member_removed_data, ping, pong, presence_data, signin_success, string_token, string_token_len,
-    subscription_count, subscription_succeeded, watchlist,
+    self, cache_miss, channel_error, error, established, event, member_added_data, member_removed_data, ping, pong,
+    presence_data, signin_success, string_token, string_token_len, subscription_count, subscription_succeeded,
+    watchlist,
 };
 use fanfare_proto::socket_id::SocketId;
 use serde_json::value::RawValue;
@@ -64,10 +64,7 @@ fn subscription_succeeded_always_has_data_because_swift_waits_for_it() {
 fn a_presence_subscription_succeeds_with_its_members() {
     let members = [("a", Some(r#"{"name":"A"}"#)), ("b", None)];
     let presence = presence_data(members.into_iter());
-    assert_eq!(
-        presence,
-        r#"{"presence":{"ids":["a","b"],"hash":{"a":{"name":"A"},"b":null},"count":2}}"#
-    );
+    assert_eq!(presence, r#"{"presence":{"ids":["a","b"],"hash":{"a":{"name":"A"},"b":null},"count":2}}"#);
     assert_eq!(
         written(|out| subscription_succeeded(out, "presence-a", Some(&presence))),
         r#"{"event":"pusher_internal:subscription_succeeded","channel":"presence-a","data":"{\"presence\":{\"ids\":[\"a\",\"b\"],\"hash\":{\"a\":{\"name\":\"A\"},\"b\":null},\"count\":2}}"}"#
@@ -76,22 +73,13 @@ fn a_presence_subscription_succeeds_with_its_members() {
 
 #[test]
 fn the_hash_of_nobody_is_an_object_all_the_same() {
-    assert_eq!(
-        presence_data(std::iter::empty()),
-        r#"{"presence":{"ids":[],"hash":{},"count":0}}"#
-    );
+    assert_eq!(presence_data(std::iter::empty()), r#"{"presence":{"ids":[],"hash":{},"count":0}}"#);
 }
 
 #[test]
 fn members_come_and_go_with_ids_that_are_strings() {
-    assert_eq!(
-        member_added_data("1", Some("{}")),
-        r#"{"user_id":"1","user_info":{}}"#
-    );
-    assert_eq!(
-        member_added_data("\"", None),
-        r#"{"user_id":"\"","user_info":null}"#
-    );
+    assert_eq!(member_added_data("1", Some("{}")), r#"{"user_id":"1","user_info":{}}"#);
+    assert_eq!(member_added_data("\"", None), r#"{"user_id":"\"","user_info":null}"#);
     assert_eq!(member_removed_data("1"), r#"{"user_id":"1"}"#);
 }
 
@@ -140,32 +128,20 @@ fn an_event_is_spliced_from_tokens_that_nobody_parses_again() {
 #[test]
 fn a_client_event_on_a_presence_channel_carries_its_user() {
     assert_eq!(
-        written(|out| event(
-            out,
-            r#""client-a""#,
-            Some("presence-a"),
-            r#""{}""#,
-            Some(r#""7""#)
-        )),
+        written(|out| event(out, r#""client-a""#, Some("presence-a"), r#""{}""#, Some(r#""7""#))),
         r#"{"event":"client-a","channel":"presence-a","data":"{}","user_id":"7"}"#
     );
 }
 
 #[test]
 fn an_event_may_belong_to_no_channel() {
-    assert_eq!(
-        written(|out| event(out, r#""e""#, None, r#""""#, None)),
-        r#"{"event":"e","data":""}"#
-    );
+    assert_eq!(written(|out| event(out, r#""e""#, None, r#""""#, None)), r#"{"event":"e","data":""}"#);
 }
 
 #[test]
 fn a_string_stays_the_token_it_was() {
     let json = raw(r#""\u0041 \/""#);
-    assert!(matches!(
-        string_token(&json),
-        Cow::Borrowed(r#""\u0041 \/""#)
-    ));
+    assert!(matches!(string_token(&json), Cow::Borrowed(r#""\u0041 \/""#)));
 }
 
 #[test]
@@ -182,16 +158,7 @@ fn anything_but_a_string_becomes_the_string_of_its_text() {
 
 #[test]
 fn a_tokens_length_is_that_of_the_text_it_stands_for() {
-    for text in [
-        "",
-        "plain",
-        "\"quoted\"",
-        "tab\tnewline\n\u{1}",
-        "grüße",
-        "🎺",
-        "\\",
-        "\\\\u0041",
-    ] {
+    for text in ["", "plain", "\"quoted\"", "tab\tnewline\n\u{1}", "grüße", "🎺", "\\", "\\\\u0041"] {
         let token = written(|out| server::json_string(out, text));
         assert_eq!(string_token_len(&token), text.len(), "{token}");
     }
