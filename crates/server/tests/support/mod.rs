@@ -1,0 +1,63 @@
+//! The real server, and the smallest clients that can speak to it byte for byte.
+//!
+//! ```ignore
+//! let server = Server::start(&one_app("subscription_count = true"));
+//! let mut socket = server.connect();
+//! socket.subscribe("room");
+//! server.publish("room", "said", "hello");
+//! socket.expect(r#"{"event":"said","channel":"room","data":"hello"}"#);
+//! ```
+//!
+//! Always true:
+//! - a server listens on ports that the system picked, in a folder of its own, and ends with the value that holds it;
+//! - every wait has an end: what does not come within [`PATIENCE`] fails the test, and the server's log is shown;
+//! - framing, HTTP and JSON here are written apart from the server's own, so that the two cannot share a mistake. Only
+//!   the signatures are `fanfare_proto`'s, which has the official vectors as tests.
+
+// Each test file compiles this module for itself, and uses its own part of it.
+#![allow(dead_code, unused_imports)]
+
+mod http;
+mod pusher;
+mod server;
+mod websocket;
+
+use std::time::Duration;
+
+pub use http::Response;
+pub use pusher::Socket;
+pub use server::Server;
+pub use websocket::{Frame, Refusal, WebSocket, opcode};
+
+/// How long a test waits for what should come at once, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a test listens to be sure that nothing comes.
+pub const SILENCE: Duration = Duration::from_millis(250);
+
+/// The development app, which tests with a configuration of their own define again.
+pub const APP_ID: &str = "1";
+pub const KEY: &str = "fanfare-key";
+pub const SECRET: &str = "fanfare-secret";
+
+/// A configuration with the one app that all helpers here speak for. `keys` are lines of its table, and may go on with
+/// `[apps.limits]`.
+pub fn one_app(keys: &str) -> String {
+    format!("[[apps]]\nid = \"{APP_ID}\"\nkeys = [{{ key = \"{KEY}\", secret = \"{SECRET}\" }}]\n{keys}\n")
+}
+
+/// `KEY:HEX`, which allows a socket to subscribe to a channel.
+pub fn channel_auth(socket_id: &str, channel: &str, channel_data: Option<&str>) -> String {
+    let data = channel_data.map_or(String::new(), |data| format!(":{data}"));
+    auth(&format!("{socket_id}:{channel}{data}"))
+}
+
+/// `KEY:HEX`, which signs a socket in as a user.
+pub fn user_auth(socket_id: &str, user_data: &str) -> String {
+    auth(&format!("{socket_id}::user::{user_data}"))
+}
+
+fn auth(text: &str) -> String {
+    let hex = fanfare_proto::sign::hmac_hex(SECRET.as_bytes(), text.as_bytes());
+    format!("{KEY}:{hex}")
+}
