@@ -1,0 +1,273 @@
+//! The configuration: as written (`written`), then checked ([`Config`]).
+//!
+//! Layers in rising order: defaults, `fanfare.toml`, the environment (`FANFARE_…`), flags. This module alone reads
+//! files and environment; everybody else is handed a [`Config`].
+//!
+//! Always true of a [`Config`]:
+//! - no two apps share an id or a key, and every app has a key;
+//! - the development credentials are in it only if `listen` is a loopback address.
+//!
+//! Not here: what a reload does to running apps (`apps`).
+
+mod check;
+mod environment;
+mod error;
+mod origin;
+mod tenants;
+mod watch;
+mod written;
+
+pub use error::ConfigError;
+pub use origin::OriginRule;
+pub use watch::watch;
+
+use crate::limits::Limits;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use written::{At, Place, Written, Wrong};
+
+/// The file that is read when it exists and no other is named.
+const DEFAULT_FILE: &str = "fanfare.toml";
+
+/// The development app's credentials: printed in the documentation, so no secret at all.
+const DEVELOPMENT_ID: &str = "1";
+const DEVELOPMENT_KEY: &str = "fanfare-key";
+const DEVELOPMENT_SECRET: &str = "fanfare-secret";
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The public listener.
+    pub listen: SocketAddr,
+    /// Metrics and health.
+    pub admin_listen: SocketAddr,
+    /// Event loops; 0 = one for each CPU that the process may use.
+    pub loops: usize,
+    /// What is logged, in the language of `RUST_LOG`.
+    pub log: String,
+    /// Accepted before `/app` and `/apps`; empty, or `/…` without a slash at its end.
+    pub path_prefix: String,
+    /// Silence after which a client is to ping, as it is told when it connects; and the server too.
+    pub activity_timeout_s: u32,
+    /// How long a ping may stay unanswered. Beyond: close 4201.
+    pub pong_timeout_s: u32,
+    /// How long a request head may take to arrive.
+    pub head_timeout_s: u32,
+    /// The time over which a stopping server spreads its closes (4200).
+    pub drain_s: u32,
+    /// Connections at once on this node, of all apps; 0 = unlimited. Beyond: close 4100.
+    pub connections_max: u32,
+    /// Bytes that a slow reader may owe us. Beyond: it is closed.
+    pub outbox_bytes_max: usize,
+    /// Bytes of one API request's body. Beyond: 413.
+    pub publish_body_bytes_max: usize,
+    /// Whether permessage-deflate is offered.
+    pub deflate: bool,
+    /// Smaller publications are sent as they are.
+    pub deflate_min_bytes: usize,
+    /// The tenants.
+    pub apps: Vec<AppSettings>,
+    /// No apps were configured, so `apps` is the development app.
+    pub dev: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6001)),
+            admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9601)),
+            loops: 0,
+            log: "info".to_owned(),
+            path_prefix: String::new(),
+            activity_timeout_s: 120,
+            pong_timeout_s: 30,
+            head_timeout_s: 10,
+            drain_s: 10,
+            connections_max: 0,
+            outbox_bytes_max: 1 << 20,
+            publish_body_bytes_max: 1 << 20,
+            deflate: true,
+            deflate_min_bytes: 256,
+            apps: vec![AppSettings::development()],
+            dev: true,
+        }
+    }
+}
+
+/// One app, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppSettings {
+    /// In the paths of the HTTP API. Never empty, no `/`.
+    pub id: Arc<str>,
+    /// For people; the id if none was given.
+    pub name: Arc<str>,
+    /// A disabled app refuses connections (4003) and requests (403).
+    pub enabled: bool,
+    /// At least one. The first signs what the server sends; all of them are accepted.
+    pub keys: Vec<Key>,
+    /// Whether clients may send `client-…` events to each other.
+    pub client_events: bool,
+    /// Whether subscribers hear how many they are.
+    pub subscription_count: bool,
+    /// A connection that has neither signed in nor joined an authorised channel by then is closed (4009); 0 = never.
+    pub authorize_within_s: u32,
+    /// Pages that may connect; empty = all.
+    pub allowed_origins: Vec<OriginRule>,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+impl AppSettings {
+    /// An enabled app with one pair and every other setting at its default.
+    fn new(id: &str, key: Key) -> AppSettings {
+        AppSettings {
+            id: id.into(),
+            name: id.into(),
+            enabled: true,
+            keys: vec![key],
+            client_events: false,
+            subscription_count: false,
+            authorize_within_s: 0,
+            allowed_origins: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// What runs when nothing was configured.
+    fn development() -> AppSettings {
+        let key = Key::new(DEVELOPMENT_KEY, DEVELOPMENT_SECRET);
+        AppSettings { name: "development".into(), client_events: true, ..AppSettings::new(DEVELOPMENT_ID, key) }
+    }
+
+    /// Whether it answers to the credentials that everybody knows.
+    pub fn is_development(&self) -> bool {
+        self.keys.iter().any(Key::is_development)
+    }
+}
+
+/// A key, which is public, with the secret that signs for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// In URLs and signatures.
+    pub key: Arc<str>,
+    /// Shared with the app's own servers only.
+    pub secret: Secret,
+}
+
+impl Key {
+    fn new(key: &str, secret: &str) -> Key {
+        Key { key: key.into(), secret: Secret(secret.into()) }
+    }
+
+    fn is_development(&self) -> bool {
+        &*self.key == DEVELOPMENT_KEY && self.secret.as_bytes() == DEVELOPMENT_SECRET.as_bytes()
+    }
+}
+
+/// A secret. It cannot be printed, only used.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// A secret from elsewhere than the configuration, such as a flag.
+    pub fn new(secret: &str) -> Secret {
+        Secret(secret.into())
+    }
+
+    /// The key of a signature.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What the command line says: the topmost layer.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--admin-listen`.
+    pub admin_listen: Option<String>,
+    /// `--loops`.
+    pub loops: Option<u32>,
+}
+
+impl Flags {
+    fn written(&self) -> Written {
+        fn at<T: Clone>(value: &Option<T>, flag: &'static str) -> Option<At<T>> {
+            let place = Place::Flag(flag);
+            value.clone().map(|value| At { value, place })
+        }
+        Written {
+            listen: at(&self.listen, "--listen"),
+            admin_listen: at(&self.admin_listen, "--admin-listen"),
+            loops: at(&self.loops, "--loops"),
+            ..Written::default()
+        }
+    }
+}
+
+/// Where a configuration comes from, so that it can be read again.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Settled once: a file that vanishes later is an error, and not a reason to fall back to the development app.
+    file: Option<PathBuf>,
+    environment: BTreeMap<String, String>,
+    flags: Flags,
+}
+
+impl Source {
+    /// The named file, or `./fanfare.toml` if there is one; then this process' environment; then the flags.
+    pub fn new(file: Option<PathBuf>, flags: Flags) -> Source {
+        let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists());
+        let variable = |(name, text): (OsString, OsString)| Some((name.into_string().ok()?, text.into_string().ok()?));
+        Source { file: file.or_else(default), environment: std::env::vars_os().filter_map(variable).collect(), flags }
+    }
+
+    /// The file, if there is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Reads and checks everything.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let file = self.file.as_deref().unwrap_or(Path::new(""));
+        self.checked(file, &self.text()?)
+    }
+
+    fn checked(&self, file: &Path, text: &str) -> Result<Config, ConfigError> {
+        let written: Written = toml::from_str(text).map_err(|error| ConfigError::from_toml(&error, file, text))?;
+        self.layered(written).map_err(|wrong| ConfigError::from_wrong(wrong, file, text))
+    }
+
+    fn text(&self) -> Result<String, ConfigError> {
+        let Some(file) = &self.file else {
+            return Ok(String::new());
+        };
+        std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.clone(), source })
+    }
+
+    fn layered(&self, file: Written) -> Result<Config, Wrong> {
+        let environment = environment::written(&self.environment, file.apps.is_some())?;
+        check::config(self.flags.written().over(environment.over(file)))
+    }
+}
+
+/// A configuration from the text of a file alone, for the tests of other modules.
+#[cfg(test)]
+pub fn test_config(text: &str) -> Config {
+    let source = Source { file: None, environment: BTreeMap::new(), flags: Flags::default() };
+    source.checked(Path::new("fanfare.toml"), text).expect("the test's configuration is sound")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+use super::written::{WrittenApp, WrittenKey, WrittenLimits};
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../../fanfare.example.toml");
+
+const APP: &str = r#"
+[[apps]]
+id = "7"
+keys = [{ key = "k", secret = "s" }]
+"#;
+
+/// Loads a file with this text under this environment, and says of an error what a user would read.
+fn load_all(text: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Config, String> {
+    let source = Source {
+        file: None,
+        environment: environment.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect(),
+        flags,
+    };
+    let checked = source.checked(Path::new("fanfare.toml"), text);
+    checked.map_err(|error| error.to_string())
+}
+
+fn load(text: &str) -> Result<Config, String> {
+    load_all(text, &[], Flags::default())
+}
+
+#[track_caller]
+fn refused(text: &str, message: &str) {
+    assert_eq!(load(text).expect_err("refused"), message);
+}
+
+#[test]
+fn the_example_holds_every_key_with_its_default() {
+    let config = load(EXAMPLE).expect("the example checks out");
+    let app = AppSettings {
+        name: "my app".into(),
+        ..AppSettings::new("1001", Key::new("change-this-key", "change-this-secret"))
+    };
+    let expected = Config { apps: vec![app], dev: false, ..Config::default() };
+    assert_eq!(config, expected);
+
+    let (top, rest) = EXAMPLE.split_once("\n[[apps]]").expect("the example has an app");
+    let (app, limits) = rest.split_once("\n[apps.limits]").expect("and its limits");
+    let names = |text: &str, key: &str| text.lines().any(|line| line.starts_with(&format!("{key} = ")));
+    for key in Written::KEYS.iter().filter(|key| **key != "apps") {
+        assert!(names(top, key), "{key} is not in the example");
+    }
+    for key in WrittenApp::KEYS.iter().filter(|key| **key != "limits") {
+        assert!(names(app, key), "{key} of an app is not in the example");
+    }
+    for key in WrittenLimits::KEYS {
+        assert!(names(limits, key), "{key} of the limits is not in the example");
+    }
+    for key in WrittenKey::KEYS {
+        assert!(app.contains(&format!("{key} = \"change-this")), "{key} is not in the example");
+    }
+}
+
+#[test]
+fn nothing_configured_is_the_development_app_on_loopback() {
+    let config = load("").expect("sound");
+    assert!(config.dev);
+    assert_eq!(config, Config::default());
+    assert!(config.apps[0].is_development() && config.apps[0].client_events);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+    refused(
+        "# a comment\n\nlisen = \"127.0.0.1:1\"\n",
+        "fanfare.toml:3: unknown key `lisen`; the nearest known key is `listen`",
+    );
+    refused(
+        &format!("{APP}client_evnts = true\n"),
+        "fanfare.toml:5: unknown key `client_evnts`; the nearest known key is `client_events`",
+    );
+    refused(
+        &format!("{APP}[apps.limits]\nconections_max = 1\n"),
+        "fanfare.toml:6: unknown key `conections_max`; the nearest known key is `connections_max`",
+    );
+    refused(
+        "[[apps]]\nid = 1\nkeys = [\n  { key = \"k\", secrt = \"s\" },\n]\n",
+        "fanfare.toml:4: unknown key `secrt`; the nearest known key is `secret`",
+    );
+    refused("[[app]]\nid = 1\n", "fanfare.toml:1: unknown key `app`; the nearest known key is `apps`");
+}
+
+#[test]
+fn a_key_in_the_wrong_table_is_sent_home() {
+    refused(
+        &format!("{APP}drain_s = 5\n"),
+        "fanfare.toml:5: `drain_s` belongs in the top of the file, before any [table], not here",
+    );
+    refused(
+        &format!("{APP}connections_max = 5\n"),
+        "fanfare.toml:5: `connections_max` belongs in [apps.limits], not here",
+    );
+}
+
+#[test]
+fn a_wrong_type_is_named_with_its_line_and_what_was_expected() {
+    refused("listen = 6001\n", "fanfare.toml:1: invalid type: integer `6001`, expected a string");
+    refused(
+        "\ndrain_s = \"ten\"\n",
+        "fanfare.toml:2: invalid type: string \"ten\", expected a whole number from 0 to 4294967295",
+    );
+    refused(
+        "drain_s = -1\n",
+        "fanfare.toml:1: invalid value: integer `-1`, expected a whole number from 0 to 4294967295",
+    );
+    refused("deflate = 1\n", "fanfare.toml:1: invalid type: integer `1`, expected true or false");
+    refused(
+        "[[apps]]\nid = 1.5\n",
+        "fanfare.toml:2: invalid type: floating point `1.5`, expected a string or a whole number",
+    );
+    refused("[[apps]]\nid = 1\nkeys = \"k\"\n", "fanfare.toml:3: invalid type: string \"k\", expected a list");
+}
+
+#[test]
+fn text_that_is_not_toml_is_named_with_its_line() {
+    let error = load("loops = 1\nlisten = \n").expect_err("refused");
+    assert!(error.starts_with("fanfare.toml:2: "), "{error}");
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_line_and_what_was_expected() {
+    refused(
+        "listen = \"6001\"",
+        "fanfare.toml:1: expected an address and a port such as \"127.0.0.1:6001\", found \"6001\"",
+    );
+    refused("loops = 1\nactivity_timeout_s = 0\n", "fanfare.toml:2: expected a whole number from 1 to 86400, found 0");
+    refused("path_prefix = \"realtime\"", "fanfare.toml:1: expected a path such as \"/realtime\", found \"realtime\"");
+    refused("listen = \"127.0.0.1:9601\"", "fanfare.toml:1: `listen` and `admin_listen` are both 127.0.0.1:9601");
+    refused(
+        &format!("{APP}allowed_origins = [\"a.example\",\n \"https://\"]"),
+        "fanfare.toml:6: expected an origin such as \"https://example.com\" or \"*.example.com\", found \"https://\"",
+    );
+    refused(
+        &format!("{APP}limits = {{ payload_bytes_max = 2000000 }}"),
+        "fanfare.toml:5: expected a whole number from 1 to 1048576, found 2000000",
+    );
+    assert!(load("log = \"fanfare=loud\"").is_err());
+}
+
+#[test]
+fn an_app_lacks_nothing() {
+    refused("loops = 1\n[[apps]]\nname = \"x\"\n", "fanfare.toml:2: this app needs an `id`");
+    refused(
+        "[[apps]]\nid = 1\n",
+        "fanfare.toml:1: this app needs `keys`, such as keys = [{ key = \"…\", secret = \"…\" }]",
+    );
+    refused("[[apps]]\nid = 1\nkeys = []\n", "fanfare.toml:3: an app needs at least one key");
+    refused("[[apps]]\nid = 1\nkeys = [{ key = \"k\" }]\n", "fanfare.toml:3: the key \"k\" needs a `secret`");
+    refused("[[apps]]\nid = \"a/b\"\n", "fanfare.toml:2: expected an app id, not empty and without `/`, found \"a/b\"");
+}
+
+#[test]
+fn no_two_apps_share_an_id_or_a_key() {
+    refused(&format!("{APP}{APP}"), "fanfare.toml:7: another app has the id \"7\" already");
+    refused(
+        &format!(
+            "{APP}[[apps]]\nid = 8\nkeys = [{{ key = \"j\", secret = \"s\" }},\n{{ key = \"k\", secret = \"s\" }}]\n"
+        ),
+        "fanfare.toml:8: the key \"k\" is used twice",
+    );
+}
+
+#[test]
+fn an_id_may_be_a_number() {
+    let config = load("[[apps]]\nid = 42\nkeys = [{ key = \"k\", secret = \"s\" }]\n").expect("sound");
+    assert_eq!(&*config.apps[0].id, "42");
+    assert_eq!(&*config.apps[0].name, "42");
+    assert!(!config.dev);
+}
+
+#[test]
+fn flags_win_over_the_environment_and_the_environment_over_the_file() {
+    let flags = Flags { loops: Some(3), ..Flags::default() };
+    let environment = [("FANFARE_LOOPS", "2"), ("FANFARE_DRAIN_S", "5"), ("FANFARE_DEFLATE", "false")];
+    let config = load_all("loops = 1\ndrain_s = 4\nlog = \"warn\"\n", &environment, flags).expect("sound");
+    assert_eq!((config.loops, config.drain_s, config.deflate), (3, 5, false));
+    assert_eq!(config.log, "warn");
+}
+
+#[test]
+fn every_top_level_key_has_its_variable() {
+    let keys = Written::KEYS.iter().filter(|key| **key != "apps");
+    let expected: Vec<String> = keys.map(|key| format!("FANFARE_{}", key.to_uppercase())).collect();
+    assert_eq!(Written::VARIABLES, expected);
+}
+
+#[test]
+fn mistakes_in_the_environment_and_in_flags_are_named_too() {
+    let refused = |name, text, message: &str| {
+        let error = load_all("", &[(name, text)], Flags::default()).expect_err("refused");
+        assert_eq!(error, message);
+    };
+    refused("FANFARE_LOOPS", "many", "FANFARE_LOOPS: expected a whole number from 0 to 4294967295, found \"many\"");
+    refused("FANFARE_DRAIN_S", "4000", "FANFARE_DRAIN_S: expected a whole number from 0 to 3600, found 4000");
+    refused(
+        "FANFARE_LISEN",
+        "127.0.0.1:1",
+        "FANFARE_LISEN: unknown variable; the nearest known one is `FANFARE_LISTEN`",
+    );
+    refused("FANFARE_APP_KEY", "k", "FANFARE_APP_KEY: defines an app, which needs `FANFARE_APP_ID` too");
+    let flags = Flags { listen: Some("nowhere".into()), ..Flags::default() };
+    assert_eq!(
+        load_all("", &[], flags).expect_err("refused"),
+        "--listen: expected an address and a port such as \"127.0.0.1:6001\", found \"nowhere\""
+    );
+}
+
+#[test]
+fn variables_of_others_with_our_prefix_are_left_alone() {
+    let kubernetes = [("FANFARE_SERVICE_HOST", "10.0.0.1"), ("FANFARE_PORT_6001_TCP", "tcp://10.0.0.1:6001")];
+    assert_eq!(load_all("", &kubernetes, Flags::default()), Ok(Config::default()));
+}
+
+#[test]
+fn the_environment_can_define_an_app_without_a_file() {
+    let app = [("FANFARE_APP_ID", "9"), ("FANFARE_APP_KEY", "k9"), ("FANFARE_APP_SECRET", "s9")];
+    let config = load_all("", &app, Flags::default()).expect("sound");
+    assert_eq!(config.apps, [AppSettings::new("9", Key::new("k9", "s9"))]);
+    assert!(!config.dev);
+    assert_eq!(
+        load_all(APP, &app, Flags::default()).expect_err("refused"),
+        "FANFARE_APP_ID: defines an app, but the file lists apps already; use one or the other"
+    );
+}
+
+#[test]
+fn the_development_credentials_stay_on_this_machine() {
+    refused(
+        "loops = 1\nlisten = \"0.0.0.0:6001\"",
+        "fanfare.toml:2: 0.0.0.0:6001 is not a loopback address, and the development app's secret (key `fanfare-key`) is known to \
+         everybody; configure an app of your own ([[apps]] in fanfare.toml, or FANFARE_APP_ID, FANFARE_APP_KEY and FANFARE_APP_SECRET)",
+    );
+    let copied =
+        "listen = \"[::]:6001\"\n[[apps]]\nid = 5\nkeys = [{ key = \"fanfare-key\", secret = \"fanfare-secret\" }]\n";
+    refused(
+        copied,
+        "fanfare.toml:1: [::]:6001 is not a loopback address, and the development app's secret (key `fanfare-key`) is known to \
+         everybody; give that app a key and a secret of its own",
+    );
+    for loopback in ["localhost:1", "[::1]:1", "127.8.8.8:1", "[::ffff:127.0.0.1]:1"] {
+        load(&format!("listen = \"{loopback}\"")).expect(loopback);
+    }
+    load(&format!("listen = \"0.0.0.0:6001\"\n{APP}")).expect("an app with a secret of its own may go out");
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let printed = format!("{:?}", load(APP.replace("\"s\"", "\"hush\"").as_str()).expect("sound"));
+    assert!(!printed.contains("hush"), "{printed}");
+}
+
+#[test]
+fn a_missing_file_that_was_named_is_an_error() {
+    let source =
+        Source { file: Some("/nowhere/fanfare.toml".into()), environment: BTreeMap::new(), flags: Flags::default() };
+    let error = source.load().expect_err("refused").to_string();
+    assert_eq!(error, "cannot read /nowhere/fanfare.toml: No such file or directory (os error 2)");
+}

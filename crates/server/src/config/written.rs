@@ -1,0 +1,209 @@
+//! The configuration as people write it: every key optional, every value with the place it came from.
+//!
+//! The file, the environment and the flags each become a [`Written`], and the higher one is laid over the lower.
+//! Nothing here knows defaults or judges values (`check`), and nothing here reads a file (`config`).
+
+use serde::de::{self, Deserialize, Deserializer};
+use std::fmt;
+use std::str::FromStr;
+
+/// Where a value was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the file, at this byte.
+    Byte(usize),
+    /// In this environment variable.
+    Variable(String),
+    /// In this command-line flag.
+    Flag(&'static str),
+}
+
+/// A value and where it was written, so that a complaint about it can point there.
+#[derive(Debug, Clone)]
+pub struct At<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let spanned = toml::Spanned::<T>::deserialize(from)?;
+        let place = Place::Byte(spanned.span().start);
+        Ok(At { value: spanned.into_inner(), place })
+    }
+}
+
+/// An app's id: a string, or the bare number that Pusher's own ids are.
+#[derive(Debug, Clone)]
+pub struct Id(pub String);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Id;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string or a whole number")
+            }
+            fn visit_str<E: de::Error>(self, id: &str) -> Result<Id, E> {
+                Ok(Id(id.to_owned()))
+            }
+            fn visit_i64<E: de::Error>(self, id: i64) -> Result<Id, E> {
+                Ok(Id(id.to_string()))
+            }
+        }
+        from.deserialize_any(Visitor)
+    }
+}
+
+/// One table of the file. A macro, so that the struct and the list of its keys cannot drift apart.
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident { $($key:ident: $kind:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default, Clone, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $(pub $key: Option<At<$kind>>,)*
+        }
+
+        impl $name {
+            /// The keys this table may hold.
+            pub const KEYS: &[&str] = &[$(stringify!($key)),*];
+        }
+    };
+}
+
+/// The top-level scalars, each also an environment variable, and then the whole file around them.
+macro_rules! scalars {
+    ($($key:ident: $kind:ty = $variable:literal,)*) => {
+        table! {
+            /// A whole layer: a file, the environment, or the flags.
+            Written {
+                $($key: $kind,)*
+                apps: Vec<At<WrittenApp>>,
+            }
+        }
+
+        impl Written {
+            /// The environment variables that set a top-level key.
+            pub const VARIABLES: &[&str] = &[$($variable),*];
+
+            /// This layer where it says something, else the layer below.
+            pub fn over(self, below: Written) -> Written {
+                Written {
+                    $($key: self.$key.or(below.$key),)*
+                    apps: self.apps.or(below.apps),
+                }
+            }
+
+            /// Takes one variable's text. `Ok(false)`: none of ours has this name.
+            pub fn set_variable(&mut self, variable: &str, text: &str) -> Result<bool, Wrong> {
+                match variable {
+                    $($variable => self.$key = Some(from_text($variable, text)?),)*
+                    _ => return Ok(false),
+                }
+                Ok(true)
+            }
+        }
+    };
+}
+
+scalars! {
+    listen: String = "FANFARE_LISTEN",
+    admin_listen: String = "FANFARE_ADMIN_LISTEN",
+    loops: u32 = "FANFARE_LOOPS",
+    log: String = "FANFARE_LOG",
+    path_prefix: String = "FANFARE_PATH_PREFIX",
+    activity_timeout_s: u32 = "FANFARE_ACTIVITY_TIMEOUT_S",
+    pong_timeout_s: u32 = "FANFARE_PONG_TIMEOUT_S",
+    head_timeout_s: u32 = "FANFARE_HEAD_TIMEOUT_S",
+    drain_s: u32 = "FANFARE_DRAIN_S",
+    connections_max: u32 = "FANFARE_CONNECTIONS_MAX",
+    outbox_bytes_max: u32 = "FANFARE_OUTBOX_BYTES_MAX",
+    publish_body_bytes_max: u32 = "FANFARE_PUBLISH_BODY_BYTES_MAX",
+    deflate: bool = "FANFARE_DEFLATE",
+    deflate_min_bytes: u32 = "FANFARE_DEFLATE_MIN_BYTES",
+}
+
+table! {
+    /// One `[[apps]]`.
+    WrittenApp {
+        id: Id,
+        name: String,
+        enabled: bool,
+        keys: Vec<At<WrittenKey>>,
+        client_events: bool,
+        subscription_count: bool,
+        authorize_within_s: u32,
+        allowed_origins: Vec<At<String>>,
+        limits: WrittenLimits,
+    }
+}
+
+table! {
+    /// One pair of an app's `keys`.
+    WrittenKey {
+        key: String,
+        secret: String,
+    }
+}
+
+table! {
+    /// One `[apps.limits]`.
+    WrittenLimits {
+        connections_max: u32,
+        channels_per_connection_max: u32,
+        channel_name_len_max: u32,
+        event_name_len_max: u32,
+        payload_bytes_max: u32,
+        presence_members_max: u32,
+        presence_member_bytes_max: u32,
+        batch_max: u32,
+        publish_channels_max: u32,
+        publishes_per_s: u32,
+        client_events_per_s: u32,
+        watchlist_max: u32,
+        cache_ttl_s: u32,
+    }
+}
+
+/// A complaint about something written, and where that stands.
+#[derive(Debug)]
+pub struct Wrong {
+    pub place: Place,
+    pub message: String,
+}
+
+impl Wrong {
+    /// A complaint about what stands at `place`.
+    pub fn at(place: Place, message: impl Into<String>) -> Wrong {
+        Wrong { place, message: message.into() }
+    }
+}
+
+/// Reads a variable's text as the kind its key has in the file.
+fn from_text<T: FromStr + Kind>(variable: &str, text: &str) -> Result<At<T>, Wrong> {
+    let place = Place::Variable(variable.to_owned());
+    match text.parse() {
+        Ok(value) => Ok(At { value, place }),
+        Err(_) => Err(Wrong::at(place, format!("expected {}, found {text:?}", T::WORDS))),
+    }
+}
+
+/// What people call the type of a key.
+trait Kind {
+    const WORDS: &str;
+}
+
+impl Kind for String {
+    const WORDS: &str = "a string";
+}
+impl Kind for bool {
+    const WORDS: &str = "true or false";
+}
+impl Kind for u32 {
+    const WORDS: &str = WHOLE_NUMBER;
+}
+
+/// What every number in the file is: all of them are held as `u32`.
+pub const WHOLE_NUMBER: &str = "a whole number from 0 to 4294967295";
