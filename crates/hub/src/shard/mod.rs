@@ -207,6 +207,15 @@ impl<W: Wire> Shard<W> {
         Some((conn.wire, left))
     }
 
+    /// Offers a message once, behind whatever the connection is owed; to be called before [`Shard::close`].
+    pub fn last_words(&mut self, key: ConnKey, bytes: Bytes) {
+        if self.conn(key).is_some_and(|conn| !conn.full) {
+            self.push(key.slot, bytes, 0, UNICAST);
+            self.conns.get_mut(key.slot).expect("looked up above").doomed = false;
+            self.flush(key.slot);
+        }
+    }
+
     /// What a connection is written on.
     pub fn wire(&mut self, key: ConnKey) -> Option<&mut W> {
         self.conn(key)?;
@@ -323,7 +332,8 @@ impl<W: Wire> Shard<W> {
         std::mem::take(&mut self.changes)
     }
 
-    /// The channel's gate is open: whoever waited for that alone is sent `welcome`, and is live.
+    /// The channel's gate is open: whoever waited for that alone is sent `welcome`, unless it is empty,
+    /// and is live.
     pub fn opened(&mut self, key: &ChannelKey, welcome: &Bytes) {
         let Some(&number) = self.by_key.get(key) else { return };
         let channel = self.channels.get_mut(number).expect("the index names channels that exist");
@@ -332,8 +342,8 @@ impl<W: Wire> Shard<W> {
         }
         let waiting = channel.members().iter().filter(|member| !member.catching_up());
         let waiting: Vec<u32> = waiting.map(|member| member.conn).collect();
-        for slot in waiting {
-            self.push(slot, welcome.clone(), 0, UNICAST);
+        if !welcome.is_empty() {
+            waiting.into_iter().for_each(|slot| self.push(slot, welcome.clone(), 0, UNICAST));
         }
         self.activate(number);
     }

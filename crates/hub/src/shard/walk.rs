@@ -82,7 +82,7 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    fn flush(&mut self, slot: u32) {
+    pub(super) fn flush(&mut self, slot: u32) {
         loop {
             let conn = self.conns.get_mut(slot).expect("the caller looked it up");
             if conn.doomed || conn.outbox.is_empty() {

@@ -1,0 +1,188 @@
+//! Where the parts meet: what is started, in which order, and how it is stopped.
+//!
+//! Start: listeners are bound first, so that a wrong address is found before anything runs; then the loops' mailboxes,
+//! the hub over them, the loops themselves, the doors. Stop: readiness turns off, the doors close, connections are closed
+//! over the drain time, what was accepted is delivered. A second signal ends the process at once.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use bytes::Bytes;
+use fanfare_hub::Hub;
+use fanfare_hub::hub::{LOOPS_MAX, Requests, Routes};
+use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use mio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::api::Api;
+use crate::apps::{Apps, Changed};
+use crate::config::{Config, Source};
+use crate::edge::door::{self, Door, Http};
+use crate::edge::upgrade::Gatekeeper;
+use crate::edge::{LoopHandle, Occupancy, Order, Settings, shard_loop};
+use crate::metrics::Admin;
+use crate::{config, demo};
+
+/// Runs the server until it is told to stop. `echo` opens the raw `/echo` route for conformance tests.
+pub fn serve(config: Config, source: Source, echo: bool) -> anyhow::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores).enable_all().build()?;
+    let loops = if config.loops == 0 { cores } else { config.loops }.min(LOOPS_MAX);
+    runtime.block_on(async { Node::start(config, source, echo, loops)?.run().await })
+}
+
+/// Everything that runs.
+struct Node {
+    config: Config,
+    source: Source,
+    apps: Apps,
+    hub: Hub,
+    loops: Vec<LoopHandle>,
+    threads: Vec<JoinHandle<()>>,
+    gatekeeper: Gatekeeper,
+    public: TcpListener,
+    admin: TcpListener,
+}
+
+/// Plain HTTP on the public listener.
+struct Public {
+    api: Api,
+    apps: Apps,
+}
+
+impl Http for Public {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        match demo::page(request.method(), request.uri().path(), &self.apps) {
+            Some(page) => page,
+            None => self.api.serve(request).await,
+        }
+    }
+}
+
+impl Node {
+    /// Binds and starts everything but the doors. Must be called on the runtime, where the hub's tasks are to run.
+    fn start(config: Config, source: Source, echo: bool, n: usize) -> anyhow::Result<Node> {
+        let public = bind(config.listen)?;
+        let admin = bind(config.admin_listen)?;
+        let apps = Apps::new(&config);
+        let settings = Arc::new(Settings::new(&config, echo));
+        let occupancy = Occupancy::default();
+        let (prepared, mailboxes): (Vec<_>, Vec<_>) =
+            (0..n).map(|_| shard_loop::prepare()).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let routes = Arc::new(Routes::new(mailboxes, config.deflate_min_bytes));
+        let broker = MemoryBroker::start(routes.clone(), epoch());
+        let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
+        let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
+        let gatekeeper = Gatekeeper { apps: apps.clone(), settings: settings.clone(), occupancy };
+        let threads = start_loops(prepared, &gatekeeper, &hub.requests())?;
+        Ok(Node { config, source, apps, hub, loops, threads, gatekeeper, public, admin })
+    }
+
+    async fn run(self) -> anyhow::Result<()> {
+        let (stop, stopping) = watch::channel(false);
+        let ready = Arc::new(AtomicBool::new(true));
+        let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
+        let api = Api::new(self.hub.clone(), self.apps.clone(), &self.config);
+        let public = Arc::new(Public { api, apps: self.apps.clone() });
+        let door = Door::new(self.gatekeeper, self.loops.clone(), public, stopping.clone());
+        let mut door = tokio::spawn(door.run(self.public));
+        let cells = self.loops.iter().map(|handle| handle.stats.clone()).collect();
+        let metrics = Arc::new(Admin::new(self.apps.clone(), cells, ready.clone()));
+        // The admin listener outlives the drain, so that it can be watched.
+        let (end, ending) = watch::channel(false);
+        tokio::spawn(door::serve_only(self.admin, metrics, ending));
+        println!("listening http={http}");
+        println!("admin http={admin}");
+        if self.config.dev {
+            println!("{}", demo::banner(http, admin));
+        }
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut reloads = config::watch(self.source, self.config.clone())?;
+        loop {
+            tokio::select! {
+                Some(config) = reloads.recv() => reload(&self.apps, &config, &self.loops).await,
+                ended = &mut door => ended?.context("the public listener failed")?,
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+            }
+        }
+        tracing::info!(drain_s = self.config.drain_s, "stopping; a second signal ends at once");
+        ready.store(false, Ordering::Relaxed);
+        stop.send_replace(true);
+        tokio::select! {
+            () = drain(&self.loops, self.threads, &self.hub, self.config.drain_s) => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        end.send_replace(true);
+        Ok(())
+    }
+}
+
+fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    door::bind(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+fn start_loops(
+    prepared: Vec<shard_loop::Prepared>,
+    gatekeeper: &Gatekeeper,
+    requests: &Requests,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let random = RandomState::new();
+    let start = |(index, prepared): (usize, shard_loop::Prepared)| {
+        let Gatekeeper { apps, settings, occupancy } = gatekeeper.clone();
+        // Numbers that JavaScript can hold, should anybody parse the halves of a socket id.
+        let salt = random.hash_one(index) >> 11;
+        let requests = requests.clone();
+        let run = move || {
+            if let Err(error) = prepared.run(index, salt, apps, settings, occupancy, requests) {
+                tracing::error!(%error, index, "an event loop cannot poll and has ended");
+            }
+        };
+        Ok(std::thread::Builder::new().name(format!("loop-{index}")).spawn(run)?)
+    };
+    prepared.into_iter().enumerate().map(start).collect()
+}
+
+async fn reload(apps: &Apps, config: &Config, loops: &[LoopHandle]) {
+    let Changed { added, changed, removed, disabled } = apps.reload(config);
+    tracing::info!(
+        added = added.len(),
+        changed = changed.len(),
+        removed = removed.len(),
+        disabled = disabled.len(),
+        "configuration reloaded"
+    );
+    if !removed.is_empty() || !disabled.is_empty() {
+        for handle in loops {
+            handle.orders.send(Order::Recheck).await;
+        }
+    }
+}
+
+/// Closes every connection, spread over the drain time, then delivers what the broker still holds.
+async fn drain(loops: &[LoopHandle], threads: Vec<JoinHandle<()>>, hub: &Hub, drain_s: u32) {
+    for handle in loops {
+        handle.orders.send(Order::Drain { over_ms: u64::from(drain_s) * 1000 }).await;
+    }
+    let ended = || threads.iter().all(JoinHandle::is_finished);
+    while !ended() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    hub.close().await;
+}
+
+/// Later than that of every earlier start, with room for a thousand new epochs in each millisecond between.
+fn epoch() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.as_millis() as u64) << 10
+}

@@ -1,0 +1,96 @@
+//! What is kept for each connection.
+//!
+//! An idle subscriber costs the fixed part only; what few connections need stands in a box that most never get.
+
+use std::io::{ErrorKind, IoSlice, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+
+use fanfare_hub::shard::{Sent, Wire};
+use fanfare_proto::ws::Assembler;
+use mio::net::TcpStream;
+use serde_json::value::RawValue;
+
+use crate::apps::Usage;
+use crate::limits::Bucket;
+
+/// A WebSocket connection.
+#[derive(Debug)]
+pub struct Conn {
+    pub stream: TcpStream,
+    /// Where its place is counted; `None` on the echo route.
+    pub usage: Option<Arc<Usage>>,
+    pub assembler: Assembler,
+    pub more: Option<Box<More>>,
+    /// When it last said anything, in seconds since the loop began.
+    pub heard_s: u32,
+    /// By when it must have authorised itself; 0 = it need not, or has.
+    pub authorize_by_s: u32,
+    pub deflate: bool,
+    /// It was pinged and has not been heard since.
+    pub pinged: bool,
+    /// It was stopped in the middle of its input because the control plane was busy.
+    pub paused: bool,
+}
+
+/// What few connections need.
+#[derive(Debug, Default)]
+pub struct More {
+    /// Input that could not be consumed yet.
+    pub unread: Vec<u8>,
+    /// Client events sent.
+    pub events: Bucket,
+    /// Who signed in.
+    pub user: Option<User>,
+    /// Presence channels, and this connection's user on each, as a JSON string token.
+    pub members: Vec<(Box<str>, Box<str>)>,
+}
+
+/// A user that a connection signed in as.
+#[derive(Debug)]
+pub struct User {
+    pub id: String,
+    pub user_info: Option<Box<RawValue>>,
+    /// Subscriptions that signing in made: the user's own channel, and one for each user it watches.
+    pub subscriptions: usize,
+}
+
+impl Conn {
+    /// The rarely needed part, made when it is.
+    pub fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Who signed in, if somebody has.
+    pub fn user(&self) -> Option<&User> {
+        self.more.as_ref()?.user.as_ref()
+    }
+
+    /// Takes the input that was kept back.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        self.more.as_mut().map(|more| std::mem::take(&mut more.unread)).unwrap_or_default()
+    }
+
+    /// Says that nothing more will be written.
+    pub fn finish(&self) {
+        // It fails when the peer has gone already, which is all the same now.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+}
+
+impl Wire for Conn {
+    fn write(&mut self, parts: &[IoSlice<'_>]) -> Sent {
+        loop {
+            let written = match parts {
+                [only] => self.stream.write(only),
+                many => self.stream.write_vectored(many),
+            };
+            return match written {
+                Ok(n) => Sent::Took(n),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Sent::Took(0),
+                Err(_) => Sent::Broken,
+            };
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What a loop knows: its shard, the apps, what it still has to ask the control plane, and the time.
+//!
+//! Always true:
+//! - requests leave at the end of a turn, changes of subscriber counts first, so that a channel's route exists before
+//!   anybody enters it;
+//! - an answer that tells a client that it is subscribed leaves the loop after the request that counts it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use fanfare_hub::hub::Requests;
+use fanfare_hub::shard::{ConnKey, Doom, Shard};
+use fanfare_hub::{ChannelKey, Request};
+use fanfare_proto::close::CloseCode;
+use fanfare_proto::socket_id::SocketId;
+use fanfare_proto::{server, ws};
+use mio::Registry;
+
+use super::conn::{Conn, User};
+use super::farewell::Farewells;
+use super::{LoopStats, Occupancy, Settings};
+use crate::apps::{App, AppIx, Apps};
+
+/// Requests that may wait before the loop stops reading. One read holds some hundred at most.
+const REQUESTS_WAITING_MAX: usize = 1024;
+
+/// What a loop knows.
+pub struct Desk {
+    /// This loop's number.
+    pub index: usize,
+    /// The first half of its socket ids.
+    pub salt: u64,
+    pub shard: Shard<Conn>,
+    pub apps: Apps,
+    pub settings: Arc<Settings>,
+    pub stats: Arc<LoopStats>,
+    pub occupancy: Occupancy,
+    pub requests: Requests,
+    /// Requests of this turn, and those that found no room in earlier ones.
+    pub waiting: VecDeque<Request>,
+    pub farewells: Farewells,
+    pub registry: Registry,
+    /// Since the loop began.
+    pub now_ms: u64,
+}
+
+impl Desk {
+    /// Seconds since the loop began.
+    pub fn now_s(&self) -> u32 {
+        (self.now_ms / 1000) as u32
+    }
+
+    /// Whether the control plane keeps us waiting: read nothing more until it has caught up.
+    pub fn is_busy(&self) -> bool {
+        self.waiting.len() >= REQUESTS_WAITING_MAX
+    }
+
+    /// Asks the control plane, at the end of this turn.
+    pub fn ask(&mut self, request: Request) {
+        self.waiting.push_back(request);
+    }
+
+    /// Sends what is to be asked; what finds no room stays, in order.
+    pub fn send_requests(&mut self) {
+        let changes = self.shard.take_changes();
+        for change in changes.into_iter().rev() {
+            let (key, n, announce) = (change.key, change.n, change.announce);
+            self.waiting.push_front(Request::Members { key, from: self.index, n, announce });
+        }
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(request) = self.requests.try_send(request) {
+                self.waiting.push_front(request);
+                return;
+            }
+        }
+    }
+
+    /// The socket id of a connection of this loop.
+    pub fn socket_id(&self, key: ConnKey) -> SocketId {
+        SocketId { a: self.salt, b: key.bits() }
+    }
+
+    /// The app of a connection, as it is configured now.
+    pub fn app(&self, key: ConnKey) -> Option<Arc<App>> {
+        self.apps.by_ix(AppIx(self.shard.app(key)?))
+    }
+
+    /// Sends a server-to-client message, written by `message`.
+    pub fn say(&mut self, key: ConnKey, message: impl FnOnce(&mut Vec<u8>)) {
+        self.shard.send(key, text_frame(message));
+    }
+
+    /// Says what is wrong and stays open.
+    pub fn complain(&mut self, key: ConnKey, code: Option<u16>, message: &str) {
+        self.say(key, |out| server::error(out, code, message));
+    }
+
+    /// Closes with a code; `message` goes out before it as an error, where the code is one.
+    pub fn close_with(&mut self, key: ConnKey, code: CloseCode, message: &str, doom: Option<Doom>) {
+        let words = last_words(code, message);
+        self.shard.last_words(key, words.into());
+        self.close(key, doom, true);
+    }
+
+    /// Forgets a connection. `spoken`: our last words are on the way, so the socket is kept for its peer to read them.
+    pub fn close(&mut self, key: ConnKey, doom: Option<Doom>, spoken: bool) {
+        let socket = self.socket_id(key);
+        let app = self.app(key);
+        let Some((mut conn, left)) = self.shard.close(key, doom) else { return };
+        for (channel, traits) in left {
+            if traits.presence {
+                self.ask(Request::Leave { key: channel, socket });
+            }
+        }
+        if let (Some(app), Some(user)) = (app, conn.more.as_mut().and_then(|more| more.user.take())) {
+            self.signed_out(&app, user, socket);
+        }
+        self.occupancy.fetch_sub(1, Ordering::Relaxed);
+        if let Some(usage) = &conn.usage {
+            usage.disconnect();
+        }
+        if spoken {
+            conn.finish();
+            let now_s = self.now_s();
+            self.farewells.keep(&self.registry, conn.stream, true, now_s);
+        }
+    }
+
+    fn signed_out(&mut self, app: &App, user: User, socket: SocketId) {
+        let key = fanfare_hub::hub::user_channel(&app.id, &user.id);
+        self.ask(Request::SignedOut { key, socket, user: user.id });
+    }
+
+    /// Closes those whom the shard gave up.
+    pub fn close_doomed(&mut self) {
+        for (key, why) in self.shard.take_doomed() {
+            match why {
+                Doom::SlowConsumer => {
+                    LoopStats::count(&self.stats.closed_slow);
+                    tracing::debug!(socket_id = %self.socket_id(key), "slow consumer closed");
+                    self.close_with(key, CloseCode::OVER_CAPACITY, "slow consumer: read faster", Some(why));
+                }
+                Doom::Terminated => {
+                    LoopStats::count(&self.stats.closed_told);
+                    self.close_with(key, CloseCode::UNAUTHORIZED, "connection terminated by the app", Some(why));
+                }
+                Doom::Broken => self.close(key, Some(why), false),
+            }
+        }
+    }
+
+    /// Closes connections of apps that are gone or disabled.
+    pub fn recheck_apps(&mut self) {
+        for key in (0..self.shard.slots()).filter_map(|slot| self.shard.holder(slot)).collect::<Vec<_>>() {
+            let echo = self.shard.wire(key).is_none_or(|conn| conn.usage.is_none());
+            let (code, message) = match self.app(key) {
+                _ if echo => continue,
+                Some(app) if app.enabled => continue,
+                Some(_) => (CloseCode::APP_DISABLED, "the app is disabled"),
+                None => (CloseCode::APP_UNKNOWN, "the app was removed"),
+            };
+            LoopStats::count(&self.stats.closed_told);
+            self.close_with(key, code, message, None);
+        }
+    }
+
+    /// The key of a channel of an app.
+    pub fn channel_key(app: &App, channel: &str) -> ChannelKey {
+        ChannelKey::new(&app.id, channel)
+    }
+}
+
+/// A frame around the message that `message` writes.
+pub fn text_frame(message: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut payload = Vec::with_capacity(192);
+    message(&mut payload);
+    ws::text_frame(&payload).into()
+}
+
+/// An error, where the code is one, and the close frame. Codes that ask to come back are no errors.
+pub fn last_words(code: CloseCode, message: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    if (4000..4200).contains(&code.code()) {
+        let mut payload = Vec::new();
+        server::error(&mut payload, Some(code.code()), message);
+        out = ws::text_frame(&payload);
+    }
+    ws::close_frame(&mut out, code, code.reason());
+    out
+}

@@ -1,0 +1,129 @@
+//! The sockets: a front door on the control plane, and one event loop per core that owns every subscriber.
+//!
+//! Only this module names sockets. A connection enters through `door`, which reads one request head and decides who
+//! serves it: `upgrade` admits WebSockets, which move into a `shard_loop` for good; everything else is served by hyper.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `door` | accepting, the first request head, plain HTTP |
+//! | `upgrade` | what a WebSocket upgrade asks for, and whether it may |
+//! | `shard_loop` | the event loop: polling, reading, mail, timers |
+//! | `desk` | what a loop knows: its shard, its apps, its requests to the control plane |
+//! | `pusher` | the Pusher conversation with one connection |
+//! | `conn` | what is kept for each connection |
+//! | `farewell` | sockets that have been closed and still hold our last words |
+
+mod conn;
+mod desk;
+pub mod door;
+mod farewell;
+mod pusher;
+pub mod shard_loop;
+mod stats;
+pub mod upgrade;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use fanfare_hub::Mailbox;
+use fanfare_proto::close::CloseCode;
+use mio::net::TcpStream;
+
+use crate::apps::App;
+use crate::config::Config;
+
+pub use stats::{LoopStats, Snapshot};
+
+/// What all connections of a node are measured by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Accepted before `/app`.
+    pub path_prefix: String,
+    /// Silence after which a client is to ping, and after which we do.
+    pub activity_timeout_s: u32,
+    /// How long a ping may stay unanswered.
+    pub pong_timeout_s: u32,
+    /// Bytes that a slow reader may owe us.
+    pub outbox_bytes_max: usize,
+    /// Connections at once, of all apps; 0 = unlimited.
+    pub connections_max: u32,
+    /// How long a request head may take to arrive.
+    pub head_timeout_s: u32,
+    /// Whether permessage-deflate is offered.
+    pub deflate: bool,
+    /// Whether `/echo` answers every message with itself (conformance tests).
+    pub echo: bool,
+}
+
+impl Settings {
+    /// What the configuration says about connections.
+    pub fn new(config: &Config, echo: bool) -> Self {
+        Settings {
+            path_prefix: config.path_prefix.clone(),
+            activity_timeout_s: config.activity_timeout_s,
+            pong_timeout_s: config.pong_timeout_s,
+            outbox_bytes_max: config.outbox_bytes_max,
+            connections_max: config.connections_max,
+            head_timeout_s: config.head_timeout_s,
+            deflate: config.deflate,
+            echo,
+        }
+    }
+}
+
+/// From the door or the main task to a loop.
+#[derive(Debug)]
+pub enum Order {
+    /// A socket that asked for an upgrade.
+    Adopt(Box<Arrival>),
+    /// Apps have changed: connections of those that are gone or disabled are closed.
+    Recheck,
+    /// Close everything, spread over this time, and end.
+    Drain {
+        /// 0 closes everything at once.
+        over_ms: u64,
+    },
+}
+
+/// A socket on its way into a loop.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The socket, not registered anywhere.
+    pub stream: TcpStream,
+    /// The response head still to be written; empty if it has been.
+    pub head: Vec<u8>,
+    /// What the peer sent behind its request head.
+    pub unread: Vec<u8>,
+    /// Whether it may stay.
+    pub verdict: Result<Admission, Refusal>,
+}
+
+/// A connection that may stay. Its place is counted in its app's usage and in the node's count.
+#[derive(Debug)]
+pub struct Admission {
+    /// Whose it is; `None` on the echo route.
+    pub app: Option<Arc<App>>,
+    /// Whether messages may be compressed both ways.
+    pub deflate: bool,
+}
+
+/// Why a connection is closed as soon as it is open: what its client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Decides what the client does next.
+    pub code: CloseCode,
+    /// For the person who reads the log.
+    pub message: String,
+}
+
+/// How the control plane reaches one loop; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LoopHandle {
+    /// Where orders go.
+    pub orders: Mailbox<Order>,
+    /// What the loop counts.
+    pub stats: Arc<LoopStats>,
+}
+
+/// Connections of the node, all apps together; shared by the door, which counts up, and the loops, which count down.
+pub type Occupancy = Arc<AtomicU32>;

@@ -1,0 +1,393 @@
+//! The Pusher conversation with one connection: what it says, and what it is answered (pusher.com/docs/channels,
+//! "Pusher Channels Protocol").
+//!
+//! Always true: a mistake of the client's is answered with a `pusher:error` that says what was expected, and leaves the
+//! connection open; only the WebSocket protocol itself closes it.
+
+use bytes::Bytes;
+use fanfare_hub::mail::Entrance;
+use fanfare_hub::shard::{After, ConnKey, Subscribed, Traits};
+use fanfare_hub::{ChannelKey, Member, Publication, Request, StoreError};
+use fanfare_proto::channel::{Access, ChannelKind, ChannelName};
+use fanfare_proto::client::ClientMessage;
+use fanfare_proto::close::{CloseCode, ErrorCode};
+use fanfare_proto::presence::{ChannelData, UserData};
+use fanfare_proto::{server, sign, ws};
+use serde_json::value::RawValue;
+
+use super::conn::User;
+use super::desk::{Desk, text_frame};
+use crate::apps::App;
+
+/// Why a subscription was refused. All of them leave the connection open.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("{0}")]
+    Name(#[from] fanfare_proto::channel::BadName),
+    #[error("Existing subscription to channel {0}")]
+    Already(String),
+    #[error("no more than {0} channels per connection")]
+    TooMany(u32),
+    #[error("{channel} needs auth: the key, a colon, and the HMAC SHA256 hex digest of {text}")]
+    NoAuth { channel: String, text: String },
+    #[error("Invalid key in subscription auth data: '{0}'")]
+    Key(String),
+    #[error("Invalid signature: Expected HMAC SHA256 hex digest of {text}, but got {got}")]
+    Signature { text: String, got: String },
+    #[error("{0}")]
+    ChannelData(#[from] fanfare_proto::presence::BadChannelData),
+    #[error("a presence channel needs channel_data with a user_id, or a signed-in user")]
+    NoChannelData,
+    #[error("channel_data has {len} bytes, at most {max} are allowed")]
+    ChannelDataSize { len: usize, max: usize },
+    #[error("{0} is for the user who signed in by that id")]
+    NotTheUser(String),
+}
+
+impl Refused {
+    /// The kind and status of `pusher:subscription_error`.
+    fn kind(&self) -> (&'static str, u16) {
+        match self {
+            Refused::Name(_) | Refused::Already(_) | Refused::ChannelData(_) | Refused::NoChannelData => {
+                ("SubscriptionError", 400)
+            }
+            Refused::TooMany(_) => ("LimitReached", 403),
+            Refused::ChannelDataSize { .. } => ("LimitReached", 413),
+            Refused::NoAuth { .. } | Refused::Key(_) | Refused::Signature { .. } | Refused::NotTheUser(_) => {
+                ("AuthError", 401)
+            }
+        }
+    }
+}
+
+/// What a client asks a subscription for.
+struct Wish<'a> {
+    channel: &'a str,
+    auth: Option<&'a str>,
+    channel_data: Option<&'a str>,
+}
+
+impl Desk {
+    /// The first message on a connection: nothing else may come before it.
+    pub fn greet(&mut self, key: ConnKey) {
+        let (socket, timeout_s) = (self.socket_id(key), self.settings.activity_timeout_s);
+        self.say(key, |out| server::established(out, socket, timeout_s));
+    }
+
+    /// Answers one text message.
+    pub fn hear(&mut self, key: ConnKey, text: &str) {
+        let Some(app) = self.app(key) else {
+            return self.close_with(key, CloseCode::APP_UNKNOWN, "the app was removed", None);
+        };
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Ping) => self.say(key, server::pong),
+            Ok(ClientMessage::Pong) => {}
+            Ok(ClientMessage::Subscribe { channel, auth, channel_data }) => {
+                let wish = Wish { channel: &channel, auth: auth.as_deref(), channel_data: channel_data.as_deref() };
+                if let Err(refused) = self.subscribe(key, &app, &wish) {
+                    let (kind, status) = refused.kind();
+                    self.refuse(key, &channel, kind, status, &refused.to_string());
+                }
+            }
+            Ok(ClientMessage::Unsubscribe { channel }) => self.unsubscribe(key, &app, &channel),
+            Ok(ClientMessage::Signin { auth, user_data }) => {
+                if let Err(message) = self.sign_in(key, &app, &auth, &user_data) {
+                    self.complain(key, None, &message);
+                }
+            }
+            Ok(ClientMessage::ClientEvent { event, channel, data }) => {
+                if let Err((code, message)) = self.client_event(key, &app, &event, &channel, data) {
+                    self.complain(key, code, &message);
+                }
+            }
+            Err(error) => self.complain(key, None, &error.to_string()),
+        }
+    }
+
+    // Subscriptions.
+
+    /// Both forms of a refusal: the official one, and the one that pusher-js shows on the channel.
+    fn refuse(&mut self, key: ConnKey, channel: &str, kind: &str, status: u16, message: &str) {
+        self.complain(key, None, message);
+        self.say(key, |out| server::channel_error(out, channel, kind, message, status));
+    }
+
+    fn subscribe(&mut self, key: ConnKey, app: &App, wish: &Wish<'_>) -> Result<(), Refused> {
+        let name = ChannelName::parse(wish.channel, app.limits.channel_name_len_max)?;
+        let kind = name.kind();
+        if let Access::ServerToUser(id) = kind.access {
+            return self.subscribe_to_user(key, wish.channel, id);
+        }
+        let channel = Desk::channel_key(app, wish.channel);
+        self.check_room(key, app, &channel)?;
+        if kind.needs_auth() {
+            self.check_auth(key, app, wish)?;
+        }
+        let member = if kind.is_presence() { Some(self.member(key, app, wish)?) } else { None };
+        if let Some(conn) = self.shard.wire(key).filter(|_| kind.needs_auth()) {
+            conn.authorize_by_s = 0;
+        }
+        self.join(key, app, channel, kind, member);
+        Ok(())
+    }
+
+    fn check_room(&mut self, key: ConnKey, app: &App, channel: &ChannelKey) -> Result<(), Refused> {
+        if self.shard.is_subscribed(key, channel.as_str()) {
+            return Err(Refused::Already(channel.name().to_owned()));
+        }
+        let max = app.limits.channels_per_connection_max;
+        let own = self.shard.wire(key).and_then(|conn| conn.user()).map_or(0, |user| user.subscriptions);
+        if max > 0 && self.shard.subscriptions(key) - own >= max as usize {
+            return Err(Refused::TooMany(max));
+        }
+        Ok(())
+    }
+
+    fn check_auth(&self, key: ConnKey, app: &App, wish: &Wish<'_>) -> Result<(), Refused> {
+        let text = sign::channel_text(self.socket_id(key), wish.channel, wish.channel_data);
+        let Some(auth) = wish.auth else {
+            return Err(Refused::NoAuth { channel: wish.channel.to_owned(), text });
+        };
+        let (app_key, hex) = sign::split_auth(auth).ok_or_else(|| Refused::Key(shorten(auth)))?;
+        let secret = app.secret(app_key).ok_or_else(|| Refused::Key(shorten(app_key)))?;
+        if sign::hmac_matches(secret.as_bytes(), text.as_bytes(), hex) {
+            Ok(())
+        } else {
+            Err(Refused::Signature { text, got: shorten(hex) })
+        }
+    }
+
+    /// Who joins a presence channel: whoever `channel_data` names, else the user who signed in.
+    fn member(&mut self, key: ConnKey, app: &App, wish: &Wish<'_>) -> Result<Member, Refused> {
+        let Some(channel_data) = wish.channel_data else {
+            let user = self.shard.wire(key).and_then(|conn| conn.user()).ok_or(Refused::NoChannelData)?;
+            let user_info = user.user_info.as_deref().map(|info| info.get().into());
+            return Ok(Member { user_id: user.id.clone(), user_info });
+        };
+        let (len, max) = (channel_data.len(), app.limits.presence_member_bytes_max);
+        if len > max {
+            return Err(Refused::ChannelDataSize { len, max });
+        }
+        let ChannelData { user_id, user_info } = ChannelData::parse(channel_data)?;
+        Ok(Member { user_id, user_info: user_info.map(|info| info.get().into()) })
+    }
+
+    fn join(&mut self, key: ConnKey, app: &App, channel: ChannelKey, kind: ChannelKind<'_>, member: Option<Member>) {
+        let traits = Traits {
+            presence: kind.is_presence(),
+            announce: app.subscription_count && !kind.is_presence(),
+            newest: false,
+        };
+        let hold = kind.is_presence() || kind.cache;
+        let subscribed = self.shard.subscribe(key, channel.as_str(), traits, hold);
+        if let (Some(member), Some(conn)) = (&member, self.shard.wire(key)) {
+            conn.more().members.push((channel.name().into(), json_token(&member.user_id).into()));
+        }
+        if hold {
+            let (from, socket, cached) = (self.index, self.socket_id(key), kind.cache);
+            let member = member.map(|member| (member, app.limits.presence_members_max));
+            self.ask(Request::Enter { key: channel, from, conn: key, socket, member, cached });
+        } else if subscribed == Subscribed::Live {
+            self.say(key, |out| server::subscription_succeeded(out, channel.name(), None));
+        }
+    }
+
+    fn subscribe_to_user(&mut self, key: ConnKey, channel: &str, id: &str) -> Result<(), Refused> {
+        let signed_in = self.shard.wire(key).and_then(|conn| conn.user()).is_some_and(|user| user.id == id);
+        if !signed_in {
+            return Err(Refused::NotTheUser(channel.to_owned()));
+        }
+        // Signing in has subscribed the connection already.
+        self.say(key, |out| server::subscription_succeeded(out, channel, None));
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, key: ConnKey, app: &App, channel: &str) {
+        if channel.starts_with('#') {
+            // A user's own channel stays for as long as the user is signed in.
+            return;
+        }
+        let id = Desk::channel_key(app, channel);
+        let Some(traits) = self.shard.unsubscribe(key, id.as_str()) else {
+            let message =
+                format!("No current subscription to channel {}, or subscription in progress", shorten(channel));
+            return self.complain(key, None, &message);
+        };
+        if traits.presence {
+            if let Some(more) = self.shard.wire(key).and_then(|conn| conn.more.as_mut()) {
+                more.members.retain(|(name, _)| &**name != channel);
+            }
+            let socket = self.socket_id(key);
+            self.ask(Request::Leave { key: id, socket });
+        }
+    }
+
+    /// The gate of a channel is open.
+    pub fn opened(&mut self, channel: &ChannelKey) {
+        // Nobody asked in so many words for a channel that begins with '#'.
+        let welcome = match channel.name().starts_with('#') {
+            true => Bytes::new(),
+            false => text_frame(|out| server::subscription_succeeded(out, channel.name(), None)),
+        };
+        self.shard.opened(channel, &welcome);
+    }
+
+    /// The gate of a channel stayed shut.
+    pub fn refused(&mut self, channel: &ChannelKey) {
+        for key in self.shard.refused(channel) {
+            self.refuse(key, channel.name(), "ServerError", 503, "the channel cannot be opened now: try again later");
+        }
+    }
+
+    /// The control plane let a subscriber into a presence or cache channel, or did not.
+    pub fn entered(&mut self, channel: &ChannelKey, key: ConnKey, outcome: Result<Entrance, StoreError>) {
+        let entrance = match outcome {
+            Ok(entrance) => entrance,
+            Err(error) => return self.not_entered(channel, key, error),
+        };
+        let after = After {
+            stored: entrance.cached.as_ref().and_then(|cached| cached.as_ref()).map(|cached| cached.position),
+            presence: entrance.roster.as_ref().map(|(_, version)| *version),
+        };
+        let mut welcome = Vec::new();
+        let roster = entrance.roster.as_ref().map(|(json, _)| json.as_str());
+        welcome.extend_from_slice(&text_frame(|out| server::subscription_succeeded(out, channel.name(), roster)));
+        match entrance.cached {
+            None => {}
+            Some(None) => welcome.extend_from_slice(&text_frame(|out| server::cache_miss(out, channel.name()))),
+            Some(Some(cached)) => welcome.extend_from_slice(&ws::text_frame(&cached.publication.text(channel.name()))),
+        }
+        self.shard.entered(key, channel.as_str(), welcome.into(), after);
+    }
+
+    fn not_entered(&mut self, channel: &ChannelKey, key: ConnKey, error: StoreError) {
+        if self.shard.unsubscribe(key, channel.as_str()).is_none() {
+            return;
+        }
+        if let Some(more) = self.shard.wire(key).and_then(|conn| conn.more.as_mut()) {
+            more.members.retain(|(name, _)| &**name != channel.name());
+        }
+        let (kind, status) = match error {
+            StoreError::Full { .. } => ("LimitReached", 403),
+            StoreError::Unavailable => ("ServerError", 503),
+        };
+        self.refuse(key, channel.name(), kind, status, &error.to_string());
+    }
+
+    // Client events.
+
+    fn client_event(
+        &mut self,
+        key: ConnKey,
+        app: &App,
+        event: &str,
+        channel: &str,
+        data: Option<&RawValue>,
+    ) -> Result<(), (Option<u16>, String)> {
+        let user_id = self.may_publish(key, app, event, channel).map_err(|message| (None, message))?;
+        let data = data.map_or("\"{}\"".into(), server::string_token);
+        let (len, max) = (server::string_token_len(&data), app.limits.payload_bytes_max);
+        if len > max {
+            return Err((None, format!("Client event rejected - its data has {len} bytes, at most {max} are allowed")));
+        }
+        let (now_ms, rate) = (self.now_ms, app.limits.client_events_per_s);
+        let conn = self.shard.wire(key).expect("whoever is heard is open");
+        if !conn.more().events.take(now_ms, rate) {
+            let message = format!("Client event rejected - at most {rate} client events per second are allowed");
+            return Err((Some(ErrorCode::ClientEventRate.code()), message));
+        }
+        let mut publication = Publication::event(json_token(event), &*data);
+        publication.permit = Some(app.usage.window.try_take(len).ok_or_else(|| {
+            let message = "Client event rejected - the app publishes faster than its subscribers are served";
+            (Some(ErrorCode::ClientEventRate.code()), message.to_owned())
+        })?);
+        publication.user_id = user_id;
+        publication.except = Some(self.socket_id(key));
+        self.ask(Request::Publish { key: Desk::channel_key(app, channel), publication: publication.into() });
+        Ok(())
+    }
+
+    /// Checks the conditions for client events; returns the user to name on presence channels.
+    fn may_publish(&mut self, key: ConnKey, app: &App, event: &str, channel: &str) -> Result<Option<Box<str>>, String> {
+        let name = ChannelName::parse(channel, app.limits.channel_name_len_max).map_err(|error| error.to_string())?;
+        if !app.client_events {
+            return Err(
+                "Client event rejected - you must enable this feature for the app (client_events = true)".into()
+            );
+        }
+        if !name.kind().takes_client_events() {
+            return Err("Client event rejected - only supported on private and presence channels".into());
+        }
+        if event.len() > app.limits.event_name_len_max {
+            return Err(format!("Client event rejected - its name is longer than {}", app.limits.event_name_len_max));
+        }
+        if !self.shard.is_live(key, Desk::channel_key(app, channel).as_str()) {
+            return Err(format!("No current subscription to channel {channel}, or subscription in progress"));
+        }
+        let members = self.shard.wire(key).and_then(|conn| conn.more.as_ref()).map(|more| &more.members);
+        Ok(members.and_then(|members| members.iter().find(|(name, _)| &**name == channel)).map(|(_, id)| id.clone()))
+    }
+
+    // Users.
+
+    fn sign_in(&mut self, key: ConnKey, app: &App, auth: &str, user_data: &str) -> Result<(), String> {
+        let text = sign::user_text(self.socket_id(key), user_data);
+        let invalid_key = || format!("Invalid key in signin auth data: '{}'", shorten(auth));
+        let (app_key, hex) = sign::split_auth(auth).ok_or_else(invalid_key)?;
+        let secret = app.secret(app_key).ok_or_else(invalid_key)?;
+        if !sign::hmac_matches(secret.as_bytes(), text.as_bytes(), hex) {
+            return Err(format!(
+                "Invalid signature: Expected HMAC SHA256 hex digest of {text}, but got {}",
+                shorten(hex)
+            ));
+        }
+        let user = UserData::parse(user_data).map_err(|error| error.to_string())?;
+        let conn = self.shard.wire(key).expect("whoever is heard is open");
+        match conn.user() {
+            Some(signed_in) if signed_in.id != user.id => {
+                return Err(format!("this connection is signed in as {}: connect anew to change users", signed_in.id));
+            }
+            Some(_) => {
+                self.say(key, |out| server::signin_success(out, user_data));
+                return Ok(());
+            }
+            None => {}
+        }
+        conn.authorize_by_s = 0;
+        self.say(key, |out| server::signin_success(out, user_data));
+        self.signed_in(key, app, user);
+        Ok(())
+    }
+
+    fn signed_in(&mut self, key: ConnKey, app: &App, user: UserData) {
+        let mut watchlist = user.watchlist;
+        if watchlist.len() > app.limits.watchlist_max {
+            watchlist.truncate(app.limits.watchlist_max);
+            let message = format!("watchlist limit reached: the first {} users are watched", app.limits.watchlist_max);
+            self.complain(key, Some(ErrorCode::WatchlistLimit.code()), &message);
+        }
+        let own = fanfare_hub::hub::user_channel(&app.id, &user.id);
+        let before = self.shard.subscriptions(key);
+        self.shard.subscribe(key, own.as_str(), Traits::default(), false);
+        for watched in &watchlist {
+            let channel = fanfare_hub::hub::watch_channel(&app.id, watched);
+            self.shard.subscribe(key, channel.as_str(), Traits::default(), false);
+        }
+        let subscriptions = self.shard.subscriptions(key) - before;
+        let conn = self.shard.wire(key).expect("whoever is heard is open");
+        conn.more().user = Some(User { id: user.id.clone(), user_info: user.user_info, subscriptions });
+        let (from, socket) = (self.index, self.socket_id(key));
+        self.ask(Request::SignedIn { key: own, from, conn: key, socket, user: user.id, watchlist });
+    }
+}
+
+fn json_token(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len() + 8);
+    server::json_string(&mut out, text);
+    String::from_utf8(out).expect("a JSON string of a string is UTF-8")
+}
+
+/// What a peer sent, short enough to be sent back.
+fn shorten(text: &str) -> String {
+    text.chars().take(200).collect()
+}

@@ -1,0 +1,517 @@
+//! One core's event loop: plain epoll through `mio`, no runtime, no locks.
+//!
+//! A turn: poll; read what is readable; drain the mailboxes; show publications in a bounded slice; send requests to the
+//! control plane; flush. While a giant channel is being walked, turns follow each other without waiting, so that sockets,
+//! mail and other apps are served between its slices.
+//!
+//! Always true: the loop never waits for anything but its poll, so its mailboxes always drain.
+
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fanfare_hub::Mail;
+use fanfare_hub::hub::Requests;
+use fanfare_hub::mail::{Bell, Inbox, MAILBOX_LETTERS_MAX, Mailbox, Wake, mailbox};
+use fanfare_hub::publication::Form;
+use fanfare_hub::shard::{ConnKey, Doom, Shard};
+use fanfare_proto::close::CloseCode;
+use fanfare_proto::ws::{Assembler, Incoming, Limits};
+use fanfare_proto::{deflate, server, ws};
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::conn::Conn;
+use super::desk::{Desk, last_words, text_frame};
+use super::farewell::Farewells;
+use super::{Admission, Arrival, LoopHandle, LoopStats, Occupancy, Order, Settings};
+use crate::apps::Apps;
+
+const WAKE: Token = Token(usize::MAX);
+
+/// Bytes read at once, into one buffer that all connections of the loop share.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+/// Orders that wait before the door does.
+const ORDERS_MAX: usize = 1024;
+
+/// Connections looked at in one tick at least; beyond it a round takes up to eight.
+const SWEEP_MIN: u32 = 4096;
+
+/// The longest message of the echo route: Autobahn sends 16 MiB.
+const ECHO_BYTES_MAX: usize = 17 << 20;
+
+const TICK: Duration = Duration::from_secs(1);
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+
+/// How long to wait for the control plane before offering it the same requests again.
+const BUSY_TICK: Duration = Duration::from_millis(1);
+
+/// A loop that has been made and not yet run: its mailboxes exist, so that the hub can be made before it runs.
+pub struct Prepared {
+    poll: Poll,
+    mail: Inbox<Mail>,
+    orders: Inbox<Order>,
+    handle: LoopHandle,
+}
+
+/// Makes a loop's poll and mailboxes.
+pub fn prepare() -> std::io::Result<(Prepared, Mailbox<Mail>)> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
+    let wake: Wake = Arc::new(move || {
+        // It fails only when the kernel is out of memory; the next tick looks at the mailboxes anyway.
+        let _ = waker.wake();
+    });
+    let bell = Bell::new(wake);
+    let (mail_in, mail) = mailbox(MAILBOX_LETTERS_MAX, bell.clone());
+    let (orders_in, orders) = mailbox(ORDERS_MAX, bell);
+    let handle = LoopHandle { orders: orders_in, stats: Arc::default() };
+    Ok((Prepared { poll, mail, orders, handle }, mail_in))
+}
+
+impl Prepared {
+    /// How the control plane reaches it.
+    pub fn handle(&self) -> LoopHandle {
+        self.handle.clone()
+    }
+
+    /// Runs the loop on this thread until it has been drained. `salt` begins the socket ids of its connections and must be
+    /// new at every start.
+    pub fn run(
+        self,
+        index: usize,
+        salt: u64,
+        apps: Apps,
+        settings: Arc<Settings>,
+        occupancy: Occupancy,
+        requests: Requests,
+    ) -> std::io::Result<()> {
+        let desk = Desk {
+            index,
+            salt,
+            shard: Shard::new(salt, settings.outbox_bytes_max),
+            apps,
+            settings,
+            stats: self.handle.stats,
+            occupancy,
+            requests,
+            waiting: Default::default(),
+            farewells: Farewells::default(),
+            registry: self.poll.registry().try_clone()?,
+            now_ms: 0,
+        };
+        let shard_loop = ShardLoop {
+            poll: self.poll,
+            mail: self.mail,
+            orders: self.orders,
+            desk,
+            scratch: vec![0; SCRATCH_BYTES],
+            paused: Vec::new(),
+            swept: 0,
+            began: Instant::now(),
+            ticked: Duration::ZERO,
+            drain: None,
+        };
+        shard_loop.run()
+    }
+}
+
+/// One core's event loop.
+struct ShardLoop {
+    poll: Poll,
+    mail: Inbox<Mail>,
+    orders: Inbox<Order>,
+    desk: Desk,
+    scratch: Vec<u8>,
+    /// Connections whose input waits for the control plane.
+    paused: Vec<ConnKey>,
+    /// The slot that the next sweep begins with.
+    swept: u32,
+    began: Instant,
+    ticked: Duration,
+    drain: Option<Drain>,
+}
+
+/// A stop under way.
+struct Drain {
+    ends_ms: u64,
+    /// The slot to close next.
+    next: u32,
+}
+
+impl ShardLoop {
+    fn run(mut self) -> std::io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        while !self.drained() {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            self.desk.now_ms = self.began.elapsed().as_millis() as u64;
+            for event in &events {
+                self.socket_event(event.token(), event.is_readable(), event.is_writable());
+            }
+            self.resume_paused();
+            self.read_mail();
+            self.desk.close_doomed();
+            // Requests go first: whoever hears that it is subscribed has then been counted.
+            self.desk.send_requests();
+            self.desk.shard.turn();
+            self.desk.close_doomed();
+            self.tick();
+            self.write_stats();
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> Duration {
+        if self.desk.shard.has_work() || (!self.paused.is_empty() && !self.desk.is_busy()) {
+            Duration::ZERO
+        } else if !self.desk.waiting.is_empty() {
+            BUSY_TICK
+        } else if self.drain.is_some() {
+            DRAIN_TICK
+        } else {
+            TICK
+        }
+    }
+
+    // Sockets.
+
+    fn socket_event(&mut self, token: Token, readable: bool, writable: bool) {
+        if token == WAKE {
+            return;
+        }
+        if Farewells::owns(token) {
+            return self.desk.farewells.ready(token, &mut self.scratch);
+        }
+        let key = ConnKey::from_bits(token.0 as u64);
+        if writable {
+            self.desk.shard.writable(key);
+        }
+        if readable {
+            self.read(key);
+        }
+    }
+
+    /// Reads until there is no more; `mio` tells of each arrival once.
+    fn read(&mut self, key: ConnKey) {
+        let now_s = self.desk.now_s();
+        loop {
+            let Some(conn) = self.desk.shard.wire(key) else { return };
+            if conn.paused {
+                return;
+            }
+            // What could not be consumed is less than a control frame, unless the connection is paused.
+            let unread = conn.take_unread();
+            let kept = unread.len();
+            self.scratch[..kept].copy_from_slice(&unread);
+            match conn.stream.read(&mut self.scratch[kept..]) {
+                Ok(0) => return self.desk.close(key, None, false),
+                Ok(n) => {
+                    conn.heard_s = now_s;
+                    conn.pinged = false;
+                    let whole = kept + n == self.scratch.len();
+                    self.consume(key, kept + n);
+                    if !whole {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => self.keep_unread(key, 0, kept),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.keep_unread(key, 0, kept),
+                Err(_) => return self.desk.close(key, Some(Doom::Broken), false),
+            }
+        }
+    }
+
+    fn keep_unread(&mut self, key: ConnKey, from: usize, to: usize) {
+        if let Some(conn) = self.desk.shard.wire(key).filter(|_| from < to) {
+            conn.more().unread.extend_from_slice(&self.scratch[from..to]);
+        }
+    }
+
+    /// Takes in `len` bytes of the scratch buffer that a connection sent.
+    fn consume(&mut self, key: ConnKey, len: usize) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let consumed = self.consume_frames(key, &mut scratch[..len]);
+        self.scratch = scratch;
+        self.keep_unread(key, consumed, len);
+    }
+
+    fn consume_frames(&mut self, key: ConnKey, bytes: &mut [u8]) -> usize {
+        let Some(conn) = self.desk.shard.wire(key) else { return bytes.len() };
+        let (deflate, echo) = (conn.deflate, conn.usage.is_none());
+        let mut assembler = std::mem::take(&mut conn.assembler);
+        let limits = Limits { message_bytes_max: self.message_bytes_max(key, echo) };
+        let mut at = 0;
+        loop {
+            if self.desk.is_busy() {
+                self.pause(key);
+                break;
+            }
+            match assembler.next(&mut bytes[at..], &limits, deflate) {
+                Ok((used, None)) => {
+                    at += used;
+                    break;
+                }
+                Ok((used, Some(incoming))) => {
+                    at += used;
+                    LoopStats::count(&self.desk.stats.messages_in);
+                    self.incoming(key, incoming, echo, deflate);
+                }
+                Err(violation) => {
+                    LoopStats::count(&self.desk.stats.closed_violation);
+                    self.desk.close_with(key, violation.close_code(), &violation.to_string(), None);
+                }
+            }
+            if !self.desk.shard.is_open(key) {
+                return bytes.len();
+            }
+        }
+        self.put_back(key, assembler);
+        at
+    }
+
+    fn put_back(&mut self, key: ConnKey, assembler: Assembler) {
+        if let Some(conn) = self.desk.shard.wire(key) {
+            conn.assembler = assembler;
+        }
+    }
+
+    /// A client's largest message: the payload escaped twice over, and its envelope.
+    fn message_bytes_max(&self, key: ConnKey, echo: bool) -> usize {
+        match self.desk.app(key) {
+            _ if echo => ECHO_BYTES_MAX,
+            Some(app) => app.limits.payload_bytes_max * 6 + (8 << 10),
+            None => 8 << 10,
+        }
+    }
+
+    fn incoming(&mut self, key: ConnKey, incoming: Incoming<'_>, echo: bool, deflate: bool) {
+        match incoming {
+            Incoming::Text(text) if echo => self.echo(key, ws::TEXT, text.as_bytes(), deflate),
+            Incoming::Binary(bytes) if echo => self.echo(key, ws::BINARY, &bytes, deflate),
+            Incoming::Text(text) => self.desk.hear(key, &text),
+            Incoming::Binary(_) => {
+                self.desk.close_with(key, CloseCode::UNSUPPORTED, "binary messages are not part of the protocol", None);
+            }
+            Incoming::Ping(payload) => {
+                let mut pong = Vec::with_capacity(payload.len() + 2);
+                ws::pong_frame(&mut pong, payload);
+                self.desk.shard.send(key, pong.into());
+            }
+            Incoming::Pong => {}
+            Incoming::Close { code, .. } => {
+                let mut echo = Vec::new();
+                ws::close_echo(&mut echo, code);
+                self.desk.shard.last_words(key, echo.into());
+                self.desk.close(key, None, true);
+            }
+        }
+    }
+
+    fn echo(&mut self, key: ConnKey, opcode: u8, payload: &[u8], compress: bool) {
+        let mut out = Vec::with_capacity(payload.len() + 10);
+        if compress {
+            let deflated = deflate::deflate(payload);
+            ws::frame_header(&mut out, ws::FIN | ws::RSV1 | opcode, deflated.len());
+            out.extend_from_slice(&deflated);
+        } else {
+            ws::frame_header(&mut out, ws::FIN | opcode, payload.len());
+            out.extend_from_slice(payload);
+        }
+        self.desk.shard.send(key, out.into());
+    }
+
+    // A control plane that keeps us waiting.
+
+    fn pause(&mut self, key: ConnKey) {
+        if let Some(conn) = self.desk.shard.wire(key).filter(|conn| !conn.paused) {
+            conn.paused = true;
+            self.paused.push(key);
+        }
+    }
+
+    fn resume_paused(&mut self) {
+        if self.desk.is_busy() {
+            return;
+        }
+        for key in std::mem::take(&mut self.paused) {
+            let Some(conn) = self.desk.shard.wire(key) else { continue };
+            conn.paused = false;
+            let unread = conn.take_unread();
+            self.scratch[..unread.len()].copy_from_slice(&unread);
+            self.consume(key, unread.len());
+            self.read(key);
+        }
+    }
+
+    // Mail.
+
+    fn read_mail(&mut self) {
+        self.mail.bell().hush();
+        while let Some(letter) = self.mail.take() {
+            match letter {
+                Mail::Publication(frames) => self.desk.shard.publish(frames),
+                Mail::Opened(key) => self.desk.opened(&key),
+                Mail::Refused(key) => self.desk.refused(&key),
+                Mail::Entered { key, conn, outcome } => self.desk.entered(&key, conn, outcome),
+                Mail::Watchlist { conn, texts } => {
+                    for text in texts {
+                        self.desk.say(conn, |out| out.extend_from_slice(&text));
+                    }
+                }
+            }
+        }
+        while let Some(order) = self.orders.take() {
+            match order {
+                Order::Adopt(arrival) => self.adopt(*arrival),
+                Order::Recheck => self.desk.recheck_apps(),
+                Order::Drain { over_ms } => {
+                    self.drain = Some(Drain { ends_ms: self.desk.now_ms + over_ms, next: 0 });
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, arrival: Arrival) {
+        let Arrival { stream, head, unread, verdict } = arrival;
+        match verdict {
+            Ok(admission) => self.admit(stream, head, &unread, admission),
+            Err(refusal) => {
+                let mut words = head;
+                words.extend_from_slice(&last_words(refusal.code, &refusal.message));
+                self.turn_away(stream, &words);
+            }
+        }
+    }
+
+    fn turn_away(&mut self, mut stream: mio::net::TcpStream, words: &[u8]) {
+        // A new socket takes a few hundred bytes; if it does not, its peer is gone.
+        if std::io::Write::write(&mut stream, words).is_ok_and(|n| n == words.len())
+            && stream.shutdown(std::net::Shutdown::Write).is_ok()
+        {
+            let now_s = self.desk.now_s();
+            self.desk.farewells.keep(&self.desk.registry, stream, false, now_s);
+        }
+    }
+
+    fn admit(&mut self, stream: mio::net::TcpStream, head: Vec<u8>, unread: &[u8], admission: Admission) {
+        let Admission { app, deflate } = admission;
+        let now_s = self.desk.now_s();
+        let conn = Conn {
+            stream,
+            usage: app.as_ref().map(|app| app.usage.clone()),
+            assembler: Assembler::default(),
+            more: None,
+            heard_s: now_s,
+            authorize_by_s: app.as_ref().map_or(0, |app| deadline(now_s, app.authorize_within_s)),
+            deflate,
+            pinged: false,
+            paused: false,
+        };
+        let form = if deflate { Form::Deflated } else { Form::Text };
+        let key = self.desk.shard.open(conn, app.as_ref().map_or(u32::MAX, |app| app.ix.0), form);
+        LoopStats::count(&self.desk.stats.connected);
+        let conn = self.desk.shard.wire(key).expect("opened above");
+        let (token, interest) = (Token(key.bits() as usize), Interest::READABLE | Interest::WRITABLE);
+        if let Err(error) = self.poll.registry().register(&mut conn.stream, token, interest) {
+            tracing::warn!(%error, "a socket cannot be watched and is closed");
+            return self.desk.close(key, None, false);
+        }
+        if !head.is_empty() {
+            self.desk.shard.send(key, head.into());
+        }
+        if app.is_some() {
+            self.desk.greet(key);
+        }
+        self.scratch[..unread.len()].copy_from_slice(unread);
+        self.consume(key, unread.len());
+    }
+
+    // Time.
+
+    fn tick(&mut self) {
+        let elapsed = self.began.elapsed();
+        if self.drain.is_some() {
+            self.drain_some();
+        }
+        if elapsed < self.ticked + TICK {
+            return;
+        }
+        self.ticked = elapsed;
+        self.desk.shard.tick();
+        let now_s = self.desk.now_s();
+        self.desk.farewells.tick(now_s);
+        self.sweep(now_s);
+    }
+
+    /// Looks at some of the connections: who is silent, who has not authorised itself in time.
+    fn sweep(&mut self, now_s: u32) {
+        let end = self.desk.shard.slots();
+        let share = (end / 8).max(SWEEP_MIN).min(end);
+        for _ in 0..share {
+            self.swept = if self.swept + 1 >= end { 0 } else { self.swept + 1 };
+            if let Some(key) = self.desk.shard.holder(self.swept) {
+                self.look_at(key, now_s);
+            }
+        }
+    }
+
+    fn look_at(&mut self, key: ConnKey, now_s: u32) {
+        let (activity_s, pong_s) = (self.desk.settings.activity_timeout_s, self.desk.settings.pong_timeout_s);
+        let Some(conn) = self.desk.shard.wire(key) else { return };
+        if conn.authorize_by_s != 0 && now_s >= conn.authorize_by_s {
+            let message = "Connection not authorized within timeout";
+            return self.desk.close_with(key, CloseCode::UNAUTHORIZED, message, None);
+        }
+        let silent_s = now_s.saturating_sub(conn.heard_s);
+        if conn.pinged && silent_s >= activity_s + pong_s {
+            LoopStats::count(&self.desk.stats.closed_silent);
+            return self.desk.close_with(key, CloseCode::PONG_MISSING, "", None);
+        }
+        if !conn.pinged && silent_s >= activity_s {
+            conn.pinged = true;
+            // Both kinds: Java and Swift clients answer frames only, and older ones events only.
+            let mut pings = text_frame(server::ping).to_vec();
+            ws::ping_frame(&mut pings, b"");
+            self.desk.shard.send(key, pings.into());
+        }
+    }
+
+    // Stopping.
+
+    fn drain_some(&mut self) {
+        let Some(drain) = &self.drain else { return };
+        let (slots, from) = (self.desk.shard.slots(), drain.next);
+        let left_ms = drain.ends_ms.saturating_sub(self.desk.now_ms);
+        let ticks_left = (left_ms / DRAIN_TICK.as_millis() as u64).max(1);
+        let share = u64::from(slots.saturating_sub(from)).div_ceil(ticks_left) as u32;
+        // Newcomers take freed slots behind us; the last round starts over until nobody is left.
+        let to = from.saturating_add(share.max(1)).min(slots);
+        for key in (from..to).filter_map(|slot| self.desk.shard.holder(slot)).collect::<Vec<_>>() {
+            self.desk.close_with(key, CloseCode::RECONNECT, "", None);
+        }
+        if let Some(drain) = &mut self.drain {
+            drain.next = if to >= slots { 0 } else { to };
+        }
+    }
+
+    fn drained(&self) -> bool {
+        self.drain.is_some() && self.desk.shard.connections() == 0 && self.desk.farewells.is_empty()
+    }
+
+    fn write_stats(&self) {
+        let stats = &self.desk.stats;
+        stats.connections.store(self.desk.shard.connections() as u64, Ordering::Relaxed);
+        stats.channels.store(self.desk.shard.channels() as u64, Ordering::Relaxed);
+        stats.set_ledger(&self.desk.shard.ledger());
+    }
+}
+
+/// 0 stands for no deadline.
+fn deadline(now_s: u32, within_s: u32) -> u32 {
+    if within_s == 0 { 0 } else { now_s + within_s }
+}

@@ -1,0 +1,144 @@
+//! Metrics in Prometheus' text format, and what else the admin listener answers.
+//!
+//! Nothing is counted here: each scrape sums the cells that the loops own.
+
+use std::fmt::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::apps::Apps;
+use crate::edge::door::Http;
+use crate::edge::{LoopStats, Snapshot};
+
+/// The admin listener: `/metrics`, `/healthz`, `/readyz`.
+#[derive(Debug)]
+pub struct Admin {
+    registry: Registry,
+    /// Whether new connections are welcome: false from the moment the server is told to stop.
+    ready: Arc<AtomicBool>,
+}
+
+impl Admin {
+    /// Serves the sums of these cells.
+    pub fn new(apps: Apps, cells: Vec<Arc<LoopStats>>, ready: Arc<AtomicBool>) -> Self {
+        let mut registry = Registry::with_prefix("fanfare");
+        registry.register_collector(Box::new(Cells { apps, cells }));
+        Admin { registry, ready }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+            Err(Error) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"),
+        }
+    }
+}
+
+impl Http for Admin {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "expected GET");
+        }
+        match request.uri().path() {
+            "/metrics" => self.metrics(),
+            "/healthz" => plain(StatusCode::OK, "ok"),
+            "/readyz" if self.ready.load(Ordering::Relaxed) => plain(StatusCode::OK, "ready"),
+            "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            _ => plain(StatusCode::NOT_FOUND, "expected /metrics, /healthz or /readyz"),
+        }
+    }
+}
+
+fn plain(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
+    answer(status, "text/plain; charset=utf-8", format!("{message}\n"))
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[derive(Debug)]
+struct Cells {
+    apps: Apps,
+    cells: Vec<Arc<LoopStats>>,
+}
+
+impl Cells {
+    fn sum(&self) -> Snapshot {
+        let mut sum = Snapshot::default();
+        self.cells.iter().for_each(|cells| sum.add(cells));
+        sum
+    }
+}
+
+impl Collector for Cells {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let sum = self.sum();
+        gauge(&mut to, "connections", "Open connections", sum.connections)?;
+        gauge(&mut to, "channels", "Channels with a subscriber, counted once per loop", sum.channels)?;
+        let dropped = sum.dropped_closed + sum.dropped_slow + sum.dropped_older;
+        // The cells are read one by one while loops go on writing, so a sum may run ahead of its parts for a moment.
+        let in_flight = sum.owed.saturating_sub(sum.written + dropped);
+        gauge(&mut to, "deliveries_in_flight", "Deliveries that wait in outboxes", in_flight)?;
+        counter(&mut to, "connections_accepted", "Connections ever admitted", sum.connected)?;
+        counter(&mut to, "messages_received", "Messages from clients", sum.messages_in)?;
+        counter(&mut to, "publications", "Publications that reached a loop", sum.publications)?;
+        counter(&mut to, "deliveries_owed", "Publications times subscribers", sum.owed)?;
+        counter(&mut to, "deliveries_written", "Deliveries that the kernel took", sum.written)?;
+        let dropped = [("closed", sum.dropped_closed), ("slow", sum.dropped_slow), ("older", sum.dropped_older)];
+        by_reason(&mut to, "deliveries_dropped", "Deliveries that reached nobody", &dropped)?;
+        let closed = [
+            ("slow_consumer", sum.closed_slow),
+            ("silent", sum.closed_silent),
+            ("told", sum.closed_told),
+            ("violation", sum.closed_violation),
+        ];
+        by_reason(&mut to, "connections_closed", "Connections that this server closed", &closed)?;
+        self.app_connections(&mut to)
+    }
+}
+
+impl Cells {
+    fn app_connections(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut family = to.encode_descriptor("app_connections", "Open connections by app", None, MetricType::Gauge)?;
+        for app in self.apps.all() {
+            let value = ConstGauge::new(i64::from(app.usage.connections()));
+            value.encode(family.encode_family(&[("app", &*app.id)])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), Error> {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    ConstGauge::new(value).encode(to.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn counter(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), Error> {
+    ConstCounter::new(value).encode(to.encode_descriptor(name, help, None, MetricType::Counter)?)
+}
+
+fn by_reason(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, values: &[(&str, u64)]) -> Result<(), Error> {
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (reason, value) in values {
+        ConstCounter::new(*value).encode(family.encode_family(&[("reason", *reason)])?)?;
+    }
+    Ok(())
+}
