@@ -10,7 +10,7 @@
 //! Not here: where the settings come from (`config`), and closing the connections of an app that went (`app`).
 
 use crate::config::{AppSettings, Config, Key, Secret};
-use crate::limits::{PublishRate, RetryAfter};
+use crate::limits::{PublishRate, RetryAfter, Window};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -71,6 +71,8 @@ impl App {
 /// What an app uses on this node just now.
 #[derive(Debug, Default)]
 pub struct Usage {
+    /// What its publications in flight may hold in memory.
+    pub window: Window,
     connections: AtomicU32,
     publishes: PublishRate,
 }

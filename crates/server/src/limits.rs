@@ -1,9 +1,10 @@
-//! What one tenant may use, and the buckets that measure a rate.
+//! What one tenant may use, the buckets that measure a rate, and the window that bounds what is in flight.
 //!
 //! Nothing here reads a clock: callers say what time it is, in milliseconds of a clock that never goes back (a time
 //! earlier than one already seen counts as that one). A rate of 0 is no limit.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// An app's limits. Where it says so, 0 means unlimited; the other defaults are Pusher's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +129,38 @@ impl PublishRate {
         // A bucket is sound between any two of its statements, so a poisoned lock tells nothing.
         let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         bucket.take_many(n, now_ms, rate_per_s)
+    }
+}
+
+/// Bytes of an app's publications that may be on their way to subscribers on this node. Beyond it publishers wait, so
+/// that one tenant's flood fills neither the memory nor the queues of the others.
+const WINDOW_BYTES: usize = 8 << 20;
+
+/// An app's share of the node's memory for publications in flight; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Window(Arc<Semaphore>);
+
+impl Default for Window {
+    fn default() -> Window {
+        Window(Arc::new(Semaphore::new(WINDOW_BYTES)))
+    }
+}
+
+impl Window {
+    /// A share for a publication of `bytes`, if there is room now. It is given back when it is dropped.
+    pub fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().try_acquire_many_owned(Window::share(bytes)).ok()
+    }
+
+    /// Waits until there is room.
+    pub async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let permit = self.0.clone().acquire_many_owned(Window::share(bytes)).await;
+        permit.expect("the semaphore is never closed")
+    }
+
+    /// A publication larger than the window takes all of it.
+    fn share(bytes: usize) -> u32 {
+        bytes.clamp(1, WINDOW_BYTES) as u32
     }
 }
 

@@ -48,8 +48,9 @@ fn id(written: Option<At<Id>>, app: Place, taken: &mut Taken) -> Result<Arc<str>
     let Some(At { value: Id(id), place }) = written else {
         return Err(Wrong::at(app, "this app needs an `id`"));
     };
-    if id.is_empty() || id.contains('/') || id.chars().any(char::is_control) {
-        let message = format!("expected an app id, not empty and without `/`, found {id:?}");
+    // It stands in paths, and before the `/` of a channel's full name.
+    if !plain(&id) {
+        let message = format!("expected an id of letters, digits, `-`, `_`, `.` and `~`, found {id:?}");
         return Err(Wrong::at(place, message));
     }
     claim(&mut taken.ids, &id).ok_or_else(|| Wrong::at(place, format!("another app has the id \"{id}\" already")))
@@ -74,9 +75,8 @@ fn key(written: At<WrittenKey>, taken: &mut Taken) -> Result<Key, Wrong> {
     let Some(secret) = pair.secret else {
         return Err(Wrong::at(pair_place, format!("the key \"{key}\" needs a `secret`")));
     };
-    // It stands in a path and before the colon of a signature, and clients escape it in neither.
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
-    if key.is_empty() || !key.chars().all(plain) {
+    // It stands in paths and before the `:` of a signature, and clients escape it in neither.
+    if !plain(&key) {
         let message = format!("expected a key of letters, digits, `-`, `_`, `.` and `~`, found {key:?}");
         return Err(Wrong::at(place, message));
     }
@@ -87,6 +87,11 @@ fn key(written: At<WrittenKey>, taken: &mut Taken) -> Result<Key, Wrong> {
         Some(key) => Ok(Key::new(&key, &secret.value)),
         None => Err(Wrong::at(place, format!("the key \"{key}\" is used twice"))),
     }
+}
+
+/// A name that needs no escaping anywhere.
+fn plain(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~".contains(c))
 }
 
 /// Adds a name, unless it is there.
@@ -102,7 +107,7 @@ fn origin(entry: At<String>) -> Result<OriginRule, Wrong> {
 fn limits(written: WrittenLimits, config: &Config) -> Result<Limits, Wrong> {
     let default = Limits::default();
     let count = |written, default: usize| number(written, 1..=u32::MAX, default);
-    // A larger payload could neither be taken in nor be handed on.
+    // A larger payload could neither be taken in nor be handed on. Both bounds were read as `u32`.
     let bytes_max = config.outbox_bytes_max.min(config.publish_body_bytes_max) as u32;
     let bytes = |written, default: usize| number(written, 1..=bytes_max, default);
     let length = |written, max, default: usize| number(written, 1..=max, default);

@@ -151,7 +151,10 @@ fn an_app_lacks_nothing() {
     );
     refused("[[apps]]\nid = 1\nkeys = []\n", "fanfare.toml:3: an app needs at least one key");
     refused("[[apps]]\nid = 1\nkeys = [{ key = \"k\" }]\n", "fanfare.toml:3: the key \"k\" needs a `secret`");
-    refused("[[apps]]\nid = \"a/b\"\n", "fanfare.toml:2: expected an app id, not empty and without `/`, found \"a/b\"");
+    refused(
+        "[[apps]]\nid = \"a/b\"\n",
+        "fanfare.toml:2: expected an id of letters, digits, `-`, `_`, `.` and `~`, found \"a/b\"",
+    );
 }
 
 #[test]
