@@ -1,0 +1,108 @@
+//! The official Pusher libraries, unchanged and pinned, against the real server.
+//!
+//! Each library has a driver in `tests/clients` that makes every call the library has and checks what comes of it. A
+//! driver is a program of its own: it is told where the server is, and its exit status is the result.
+//!
+//! `cargo xtask setup` installs what the drivers need.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, Stdio};
+
+use support::{APP_ID, KEY, SECRET, Server, one_app};
+
+/// The toggles that some calls need on. Everything else is as a new user finds it.
+const FEATURES: &str = "client_events = true\nsubscription_count = true";
+
+#[test]
+fn pusher_js_in_node() {
+    node("pusher-js.mjs", &Server::start(&one_app(FEATURES)));
+}
+
+#[test]
+fn pusher_js_comes_back_after_a_restart() {
+    let config = one_app(FEATURES);
+    let mut first = Server::start(&format!("drain_s = 1\n{config}"));
+    let mut command = node_command("reconnect.mjs", &first);
+    let mut driver = command.stdout(Stdio::piped()).spawn().expect("node starts");
+    let mut said = BufReader::new(driver.stdout.take().expect("stdout is piped")).lines();
+    await_line(&mut said, "subscribed");
+
+    first.signal("TERM");
+    first.wait();
+    let second = Server::start_on(&config, &[], &first.addr.to_string());
+
+    await_line(&mut said, "subscribed");
+    second.publish("room", "after", "the restart");
+    assert!(driver.wait().expect("node ends").success());
+}
+
+#[test]
+fn the_node_server_library() {
+    node("pusher-http-node.mjs", &Server::start(&one_app(FEATURES)));
+}
+
+#[test]
+fn the_python_server_library() {
+    python("pusher_http_python.py", &Server::start(&one_app(FEATURES)));
+}
+
+#[test]
+fn laravel_echo() {
+    node("laravel-echo.mjs", &Server::start(&one_app(FEATURES)));
+}
+
+#[test]
+fn pusher_js_in_chromium() {
+    node("chromium.mjs", &Server::start(&one_app(FEATURES)));
+}
+
+#[test]
+fn the_demo_page_in_chromium() {
+    node("demo.mjs", &Server::start(""));
+}
+
+fn node(driver: &str, server: &Server) {
+    run(node_command(driver, server));
+}
+
+fn node_command(driver: &str, server: &Server) -> Command {
+    assert!(clients().join("node_modules").exists(), "run `cargo xtask setup` first");
+    driver_command("node", driver, server)
+}
+
+fn python(driver: &str, server: &Server) {
+    let python = clients().join(".venv/bin/python");
+    assert!(python.exists(), "run `cargo xtask setup` first");
+    run(driver_command(python, driver, server));
+}
+
+fn driver_command(program: impl AsRef<Path>, driver: &str, server: &Server) -> Command {
+    let mut command = Command::new(program.as_ref());
+    command
+        .arg(driver)
+        .current_dir(clients())
+        .env("FANFARE_HOST", server.addr.ip().to_string())
+        .env("FANFARE_PORT", server.addr.port().to_string())
+        .env("FANFARE_APP_ID", APP_ID)
+        .env("FANFARE_KEY", KEY)
+        .env("FANFARE_SECRET", SECRET);
+    command
+}
+
+fn run(mut driver: Command) {
+    let status = driver.status().expect("the driver starts");
+    assert!(status.success(), "{driver:?} ended with {status}");
+}
+
+/// Waits until the driver says this.
+fn await_line(said: &mut Lines<BufReader<ChildStdout>>, wanted: &str) {
+    let mut lines = said.map(|line| line.expect("the driver speaks UTF-8"));
+    assert!(lines.any(|line| line == wanted), "the driver ended before it said {wanted:?}");
+}
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients")
+}

@@ -1,0 +1,162 @@
+// What the Node drivers share: the server they are pointed at, the two libraries set up for it, and waiting.
+//
+// A driver is a file of `node:test` tests, run one after the other; its exit status is the result. Every wait ends: what
+// does not come within PATIENCE_MS fails the test and says what was awaited.
+
+import assert from 'node:assert/strict';
+import { test as nodeTest } from 'node:test';
+import PusherHttp from 'pusher';
+import PusherJs from 'pusher-js';
+
+const { FANFARE_HOST, FANFARE_PORT, FANFARE_APP_ID, FANFARE_KEY, FANFARE_SECRET } = process.env;
+
+export const host = FANFARE_HOST;
+export const port = Number(FANFARE_PORT);
+export const key = FANFARE_KEY;
+export const secret = FANFARE_SECRET;
+export const appId = FANFARE_APP_ID;
+
+const PATIENCE_MS = 10_000;
+const SILENCE_MS = 250;
+
+/** Any 32 bytes. */
+const MASTER_KEY = Buffer.alloc(32, 'fanfare').toString('base64');
+
+/** The server library. */
+export const api = apiWith({});
+
+export function apiWith(options) {
+  return new PusherHttp({ appId, key, secret, host, port, encryptionMasterKeyBase64: MASTER_KEY, ...options });
+}
+
+/** Where pusher-js finds the server. Only WebSockets, so that a failure is not hidden by another transport. */
+export const address = {
+  cluster: '',
+  wsHost: host,
+  wsPort: port,
+  forceTLS: false,
+  enabledTransports: ['ws'],
+};
+
+let clients = [];
+
+/** A test whose clients are gone when it ends. */
+export function test(name, body) {
+  nodeTest(name, async () => {
+    try {
+      await body();
+    } finally {
+      clients.forEach((client) => client.disconnect());
+      clients = [];
+    }
+  });
+}
+
+/**
+ * A pusher-js client. `member` is who it is on presence channels, `user` who it signs in as; the answers that an
+ * application's auth endpoints would give come from the server library.
+ */
+export function client({ member, user, ...options } = {}) {
+  const made = new PusherJs(key, {
+    ...address,
+    channelAuthorization: {
+      customHandler: ({ socketId, channelName }, callback) =>
+        answer(callback, () => {
+          const presence = channelName.startsWith('presence-') ? member : undefined;
+          return api.authorizeChannel(socketId, channelName, presence);
+        }),
+    },
+    userAuthentication: {
+      customHandler: ({ socketId }, callback) => answer(callback, () => api.authenticateUser(socketId, user)),
+    },
+    ...options,
+  });
+  return disconnectedAfter(made);
+}
+
+/** Has `client` disconnected when the test ends. */
+export function disconnectedAfter(client) {
+  clients.push(client);
+  return client;
+}
+
+function answer(callback, make) {
+  try {
+    callback(null, make());
+  } catch (error) {
+    callback(error, null);
+  }
+}
+
+/** A client that is connected. */
+export async function connected(options) {
+  const made = client(options);
+  await next(made.connection, 'connected');
+  return made;
+}
+
+/** A channel that is subscribed. */
+export async function subscribed(client, name) {
+  const channel = client.subscribe(name);
+  await next(channel, 'pusher:subscription_succeeded');
+  return channel;
+}
+
+/** The arguments of the next `event` on anything with `bind`; with `wanted`, of the next that it accepts. */
+export function next(emitter, event, wanted = () => true) {
+  const heard = new Promise((resolve) => {
+    const callback = (...args) => {
+      if (wanted(...args)) {
+        emitter.unbind(event, callback);
+        resolve(args);
+      }
+    };
+    emitter.bind(event, callback);
+  });
+  return within(heard, `the event ${event}`);
+}
+
+/** Everything that is emitted as `event` from now on, as the first arguments. */
+export function record(emitter, event) {
+  const heard = [];
+  emitter.bind(event, (data) => heard.push(data));
+  return heard;
+}
+
+/** Returns once the server has dealt with all that this client sent, and the client with all that it was sent before. */
+export async function settle(client) {
+  const pong = next(client.connection, 'message', (message) => message.event === 'pusher:pong');
+  client.send_event('pusher:ping', {});
+  await pong;
+}
+
+/** Asserts that none of these promises is fulfilled for a while. */
+export async function never(...promises) {
+  const silence = new Promise((resolve) => setTimeout(resolve, SILENCE_MS, 'silence'));
+  assert.equal(await Promise.race([silence, ...promises]), 'silence');
+}
+
+/** Waits until `condition` holds. */
+export async function until(condition, what) {
+  const deadline = Date.now() + PATIENCE_MS;
+  while (!(await condition())) {
+    assert.ok(Date.now() < deadline, `waited in vain: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+export function within(promise, what) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`waited in vain for ${what}`)), PATIENCE_MS);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+let names = 0;
+
+/** A channel name that no other test uses. */
+export function fresh(prefix) {
+  names += 1;
+  return `${prefix}-${names}`;
+}
