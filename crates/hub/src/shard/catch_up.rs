@@ -21,13 +21,27 @@ impl After {
         *self == After::default()
     }
 
-    /// Whether the subscriber has this one already. `None`: it has no place, so nobody can say.
-    fn has(&self, frames: &Frames) -> Option<bool> {
-        if let (Kind::Presence { version }, Some(seen)) = (frames.publication().kind, self.presence) {
-            return Some(version <= seen);
+    /// Whether the subscriber has this one already.
+    fn has(&self, frames: &Frames) -> bool {
+        let stored = frames.position().zip(self.stored);
+        stored.is_some_and(|(position, seen)| position.epoch == seen.epoch && position.offset <= seen.offset)
+            || self.version_of(frames).is_some_and(|(version, seen)| version <= seen)
+    }
+
+    /// Whether the subscriber has none of those that follow this one either. Only positions follow delivery order: two
+    /// nodes may tell of their members' changes in another order than the store made them, and an epoch that is not the
+    /// one seen may be the one before it.
+    fn is_past(&self, frames: &Frames) -> bool {
+        let stored = frames.position().zip(self.stored);
+        self.presence.is_none()
+            && stored.is_some_and(|(position, seen)| position.epoch == seen.epoch && position.offset > seen.offset)
+    }
+
+    fn version_of(&self, frames: &Frames) -> Option<(u64, u64)> {
+        match frames.publication().kind {
+            Kind::Presence { version } => Some(version).zip(self.presence),
+            _ => None,
         }
-        let (position, seen) = (frames.position()?, self.stored?);
-        Some(position.epoch == seen.epoch && position.offset <= seen.offset)
     }
 }
 
@@ -65,11 +79,8 @@ impl CatchUp {
 
     /// Whether to show it, and whether everything that follows is new too.
     pub fn judge(&self, frames: &Frames) -> (bool, bool) {
-        match self.after.unwrap_or_default().has(frames) {
-            Some(true) => (false, false),
-            Some(false) => (true, true),
-            None => (true, false),
-        }
+        let after = self.after.unwrap_or_default();
+        (!after.has(frames), after.is_past(frames))
     }
 
     /// Counts a tick; true when there is nothing left to compare.
