@@ -1,0 +1,187 @@
+//! The HTTP API, as Pusher's server libraries speak it.
+//!
+//! Routed by hand, on the path as it was sent: signatures are made over that, and a user id may hold slashes.
+//!
+//! Always true: nothing of an app is read or changed before the signature of the whole request has been verified; a
+//! refusal says what was expected, as JSON.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `route` | what a path asks for |
+//! | `auth`, `body` | whether the app itself asks; reading a body within bounds |
+//! | `events`, `publish` | what is posted, and its way into the hub |
+//! | `channels`, `info` | questions about channels, and what is told |
+//! | `dev` | authorisation for clients under development |
+//! | `error` | every refusal, and its status |
+//!
+//! Not here: sockets and request heads (`edge`).
+
+mod auth;
+mod body;
+mod channels;
+mod dev;
+mod error;
+mod events;
+mod info;
+mod publish;
+mod route;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fanfare_hub::Hub;
+use fanfare_proto::sign::SignedQuery;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+
+use self::auth::Denied;
+use self::body::Readable;
+use self::error::Refused;
+use self::publish::Publisher;
+use self::route::{Grant, Resource, Route};
+use crate::apps::{App, Apps};
+use crate::config::Config;
+
+/// What a call comes to.
+type Answer = Result<Response<Full<Bytes>>, Refused>;
+
+/// Every call that there is.
+pub struct Api {
+    hub: Hub,
+    publisher: Publisher,
+    apps: Apps,
+    path_prefix: String,
+    body_bytes_max: usize,
+}
+
+impl Api {
+    /// Serves these apps.
+    pub fn new(hub: Hub, apps: Apps, config: &Config) -> Self {
+        Api {
+            publisher: Publisher::new(hub.clone()),
+            hub,
+            apps,
+            path_prefix: config.path_prefix.clone(),
+            body_bytes_max: config.publish_body_bytes_max,
+        }
+    }
+
+    /// Answers any request.
+    pub async fn serve<B: Readable>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        self.answer(&head, body).await.unwrap_or_else(|refused| refused.response())
+    }
+
+    async fn answer<B: Readable>(&self, head: &Parts, body: B) -> Answer {
+        let path = self.without_prefix(head.uri.path());
+        let route = Route::parse(path).ok_or(Refused::Nowhere)?;
+        match (&head.method, route) {
+            (&Method::OPTIONS, Route::Signed { resource, .. }) => Ok(options(&resource.method())),
+            (_, Route::Signed { app, resource }) => {
+                check_method(&head.method, resource.method())?;
+                self.signed(head, path, app, resource, body).await
+            }
+            (_, Route::Grant(grant)) => self.grant(head, grant, body).await,
+        }
+    }
+
+    /// The path that clients know and sign. Both are taken: with the prefix, and without, as from behind a proxy that
+    /// takes it off.
+    fn without_prefix<'p>(&self, path: &'p str) -> &'p str {
+        let rest = path.strip_prefix(self.path_prefix.as_str());
+        rest.filter(|rest| rest.starts_with('/')).unwrap_or(path)
+    }
+
+    async fn signed<B: Readable>(
+        &self,
+        head: &Parts,
+        path: &str,
+        app: Option<Cow<'_, str>>,
+        resource: Resource<'_>,
+        body: B,
+    ) -> Answer {
+        let query = SignedQuery::parse(head.uri.query().unwrap_or_default()).map_err(Denied::from)?;
+        let app = self.app(app.as_deref(), query.key())?;
+        let secret = auth::secret(&app, &query)?;
+        let body = body::read(body, self.body_bytes_max).await?;
+        query.verify(secret.as_bytes(), head.method.as_str(), path, &body).map_err(Denied::from)?;
+        if !app.enabled {
+            return Err(Refused::Disabled);
+        }
+        self.call(&app, resource, &query, &body).await
+    }
+
+    fn app(&self, id: Option<&str>, key: &str) -> Result<Arc<App>, Refused> {
+        match id {
+            Some(id) => self.apps.by_id(id).ok_or_else(|| Refused::UnknownApp { id: id.to_owned() }),
+            None => Ok(self.apps.by_key(key).ok_or_else(|| Denied::Key { key: key.to_owned() })?),
+        }
+    }
+
+    async fn call(&self, app: &App, resource: Resource<'_>, query: &SignedQuery<'_>, body: &[u8]) -> Answer {
+        match resource {
+            Resource::Events => self.publisher.event(app, body).await,
+            Resource::BatchEvents => self.publisher.batch(app, body).await,
+            Resource::ChannelEvents(name) => self.publisher.body(app, &name, query, body).await,
+            Resource::Channels => channels::list(&self.hub, app, query).await,
+            Resource::Channel(name) => channels::one(&self.hub, app, &name, query).await,
+            Resource::Members(name) => channels::members(&self.hub, app, &name).await,
+            Resource::Stats(name) => channels::stats(&self.hub, app, &name).await,
+            Resource::Terminate(user) => self.terminate(app, &user).await,
+        }
+    }
+
+    /// Closes the sockets that signed in as the user. That there are none is no mistake.
+    async fn terminate(&self, app: &App, user: &str) -> Answer {
+        self.hub.terminate(&app.id, user).await?;
+        Ok(empty_object())
+    }
+
+    async fn grant<B: Readable>(&self, head: &Parts, grant: Grant, body: B) -> Answer {
+        let app = self.apps.all().into_iter().find(|app| app.is_development()).ok_or(Refused::Nowhere)?;
+        if head.method == Method::OPTIONS {
+            return Ok(dev::preflight(&head.headers));
+        }
+        check_method(&head.method, Method::POST)?;
+        let granted = body::read(body, self.body_bytes_max)
+            .await
+            .map_err(Refused::from)
+            .and_then(|body| dev::grant(&app, grant, &head.headers, &body));
+        Ok(dev::with_cors(granted.unwrap_or_else(|refused| refused.response())))
+    }
+}
+
+fn check_method(found: &Method, expected: Method) -> Result<(), Refused> {
+    let goes = *found == expected || (*found == Method::HEAD && expected == Method::GET);
+    if goes { Ok(()) } else { Err(Refused::Method { expected }) }
+}
+
+fn options(method: &Method) -> Response<Full<Bytes>> {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, allow(method));
+    response
+}
+
+fn allow(method: &Method) -> HeaderValue {
+    HeaderValue::from_static(if *method == Method::GET { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" })
+}
+
+/// `{}` to the byte: the libraries' own tests compare with it.
+fn empty_object() -> Response<Full<Bytes>> {
+    json(Bytes::from_static(b"{}"))
+}
+
+fn ok(body: &impl Serialize) -> Response<Full<Bytes>> {
+    json(serde_json::to_vec(body).expect("names, numbers and JSON have a JSON form"))
+}
+
+fn json(body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,183 @@
+//! What a path asks for.
+//!
+//! Paths are split as they were sent, and only then decoded, so that `%2F` stays within its segment. User ids are the
+//! exception: pusher-http-node does not escape a `/` in them, so everything between `/users/` and the verb is the id.
+
+use std::borrow::Cow;
+
+use hyper::Method;
+use percent_encoding::percent_decode_str;
+
+/// A call of the HTTP API, or of the development app's own authorisation.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Route<'p> {
+    /// Something of an app, signed with one of its secrets.
+    Signed {
+        /// The app's id; without one (pusher-http-python's terminations) the key in the query says whose it is.
+        app: Option<Cow<'p, str>>,
+        /// What of the app.
+        resource: Resource<'p>,
+    },
+    /// What an application's own server would answer; here for the development app.
+    Grant(Grant),
+}
+
+/// What a client under development asks to be granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// `/pusher/auth`: a channel.
+    Channel,
+    /// `/pusher/user-auth`: to be signed in.
+    User,
+}
+
+/// Something of an app; names and ids are decoded.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Resource<'p> {
+    /// `/events`
+    Events,
+    /// `/batch_events`
+    BatchEvents,
+    /// `/channels`
+    Channels,
+    /// `/channels/{name}`
+    Channel(Cow<'p, str>),
+    /// `/channels/{name}/users`
+    Members(Cow<'p, str>),
+    /// `/channels/{name}/events`, deprecated
+    ChannelEvents(Cow<'p, str>),
+    /// `/channels/{name}/stats`, deprecated
+    Stats(Cow<'p, str>),
+    /// `/users/{id}/terminate_connections`
+    Terminate(Cow<'p, str>),
+}
+
+impl<'p> Route<'p> {
+    /// Reads a path from which the server's own prefix was taken. `None`: it leads nowhere.
+    pub fn parse(path: &'p str) -> Option<Self> {
+        match path {
+            "/pusher/auth" => return Some(Route::Grant(Grant::Channel)),
+            "/pusher/user-auth" => return Some(Route::Grant(Grant::User)),
+            _ => {}
+        }
+        if let Some(rest) = path.strip_prefix("/users/") {
+            return Some(Route::Signed { app: None, resource: termination(rest)? });
+        }
+        let (app, rest) = path.strip_prefix("/apps/")?.split_once('/')?;
+        let resource = Resource::parse(rest)?;
+        Some(Route::Signed { app: Some(decode(app)?), resource })
+    }
+}
+
+impl<'p> Resource<'p> {
+    fn parse(rest: &'p str) -> Option<Self> {
+        match rest {
+            "events" => return Some(Resource::Events),
+            "batch_events" => return Some(Resource::BatchEvents),
+            "channels" => return Some(Resource::Channels),
+            _ => {}
+        }
+        if let Some(rest) = rest.strip_prefix("users/") {
+            return termination(rest);
+        }
+        let rest = rest.strip_prefix("channels/")?;
+        let (name, part) = rest.split_once('/').unwrap_or((rest, ""));
+        let name = decode(name)?;
+        match part {
+            "" => Some(Resource::Channel(name)),
+            "users" => Some(Resource::Members(name)),
+            "events" => Some(Resource::ChannelEvents(name)),
+            "stats" => Some(Resource::Stats(name)),
+            _ => None,
+        }
+    }
+
+    /// The method that it answers to; `HEAD` goes with `GET`, and `OPTIONS` with all.
+    pub fn method(&self) -> Method {
+        match self {
+            Resource::Events | Resource::BatchEvents | Resource::ChannelEvents(_) | Resource::Terminate(_) => {
+                Method::POST
+            }
+            Resource::Channels | Resource::Channel(_) | Resource::Members(_) | Resource::Stats(_) => Method::GET,
+        }
+    }
+}
+
+fn termination(rest: &str) -> Option<Resource<'_>> {
+    let user = rest.strip_suffix("/terminate_connections")?;
+    Some(Resource::Terminate(decode(user)?))
+}
+
+/// A part of a path as it was meant; `None` if it is empty or not UTF-8.
+fn decode(raw: &str) -> Option<Cow<'_, str>> {
+    let text = percent_decode_str(raw).decode_utf8().ok()?;
+    (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_app<'p>(app: &'static str, resource: Resource<'p>) -> Option<Route<'p>> {
+        Some(Route::Signed { app: Some(app.into()), resource })
+    }
+
+    #[test]
+    fn every_documented_path_leads_somewhere() {
+        assert_eq!(Route::parse("/apps/1/events"), of_app("1", Resource::Events));
+        assert_eq!(Route::parse("/apps/1/batch_events"), of_app("1", Resource::BatchEvents));
+        assert_eq!(Route::parse("/apps/1/channels"), of_app("1", Resource::Channels));
+        assert_eq!(Route::parse("/apps/1/channels/a"), of_app("1", Resource::Channel("a".into())));
+        assert_eq!(Route::parse("/apps/1/channels/a/users"), of_app("1", Resource::Members("a".into())));
+        assert_eq!(Route::parse("/apps/1/channels/a/events"), of_app("1", Resource::ChannelEvents("a".into())));
+        assert_eq!(Route::parse("/apps/1/channels/a/stats"), of_app("1", Resource::Stats("a".into())));
+        assert_eq!(Route::parse("/pusher/auth"), Some(Route::Grant(Grant::Channel)));
+        assert_eq!(Route::parse("/pusher/user-auth"), Some(Route::Grant(Grant::User)));
+    }
+
+    #[test]
+    fn names_are_decoded_within_their_segment() {
+        assert_eq!(Route::parse("/apps/my%20app/channels"), of_app("my app", Resource::Channels));
+        let user = "%23server-to-user-7%40a";
+        let path = format!("/apps/1/channels/{user}");
+        assert_eq!(Route::parse(&path), of_app("1", Resource::Channel("#server-to-user-7@a".into())));
+        assert_eq!(Route::parse("/apps/1/channels/a%2Fusers"), of_app("1", Resource::Channel("a/users".into())));
+    }
+
+    #[test]
+    fn a_user_id_may_hold_anything() {
+        let terminate = |id: &'static str| Resource::Terminate(id.into());
+        let path = "/apps/1/users/user%20id/%C3%BC/terminate_connections";
+        assert_eq!(Route::parse(path), of_app("1", terminate("user id/ü")));
+        let path = "/apps/1/users/x/terminate_connections/terminate_connections";
+        assert_eq!(Route::parse(path), of_app("1", terminate("x/terminate_connections")));
+    }
+
+    #[test]
+    fn a_termination_may_leave_out_its_app() {
+        let route = Route::Signed { app: None, resource: Resource::Terminate("ann".into()) };
+        assert_eq!(Route::parse("/users/ann/terminate_connections"), Some(route));
+    }
+
+    #[test]
+    fn other_paths_lead_nowhere() {
+        for path in [
+            "",
+            "/",
+            "/apps",
+            "/apps/1",
+            "/apps/1/",
+            "/apps//events",
+            "/apps/1/events/",
+            "/apps/1/channels/",
+            "/apps/1/channels/a/b",
+            "/apps/1/users/terminate_connections",
+            "/apps/1/users//terminate_connections",
+            "/apps/1/channels/%ff",
+            "/users/ann",
+            "/events",
+        ] {
+            assert_eq!(Route::parse(path), None, "{path}");
+        }
+    }
+}
