@@ -1,1 +1,53 @@
-//! See ARCHITECTURE.md.
+//! Load generator for Fanfare, judged from outside over real sockets.
+//!
+//! It knows the words on the wire (`fanfare-proto`) and nothing of the server, so the same harness drives Fanfare, the bare
+//! `raw` reference in this crate, or any other server of the same protocol.
+//!
+//! ```text
+//!   verbs      fanout · connect · idle · publish · mixed · compare      one file each: options, run, report
+//!   sending    publisher (lanes of HTTP) ── load (what to send) ── plan (which lane, which channel)
+//!   receiving  crew (starts processes) ══ control socket ══ receiver ── subscriber ── ledger (what arrived)
+//!   both       stamp (number and time inside the data) · wire · target
+//!   ground     machine (/proc, /sys) · sys (libc) · report
+//! ```
+//!
+//! Always true: every publication is accounted for at every subscriber. What is lost, doubled, out of order or altered makes
+//! the verb fail, and a test proves it with a server that does each of these on purpose (`raw --lossy`, …).
+
+pub mod cli;
+
+mod compare;
+mod connect;
+mod crew;
+mod fanout;
+mod idle;
+mod ledger;
+mod load;
+mod machine;
+mod mixed;
+mod plan;
+mod publish;
+mod publisher;
+mod raw;
+mod receiver;
+mod report;
+mod stamp;
+mod subscriber;
+mod sys;
+mod target;
+mod wire;
+
+/// Runs one verb to its end. An error means that it could not be measured, or that what was measured is wrong.
+pub fn run(args: cli::Args) -> anyhow::Result<()> {
+    use cli::Verb;
+    match args.verb {
+        Verb::Fanout(options) => fanout::run(&options),
+        Verb::Connect(options) => connect::run(&options),
+        Verb::Idle(options) => idle::run(&options),
+        Verb::Publish(options) => publish::run(&options),
+        Verb::Mixed(options) => mixed::run(&options),
+        Verb::Compare(options) => compare::run(&options),
+        Verb::Raw(options) => raw::run(&options),
+        Verb::Receive => receiver::run(),
+    }
+}

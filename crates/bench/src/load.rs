@@ -1,0 +1,156 @@
+//! What to send: the loads that a [`Publisher`](crate::publisher::Publisher) can be given.
+
+use std::time::{Duration, Instant};
+
+use crate::ledger::PUBLICATIONS_MAX;
+use crate::plan::Plan;
+use crate::stamp::Stamp;
+use crate::target::{Target, unix_s};
+use crate::{sys, wire};
+
+/// A source of requests.
+pub trait Load {
+    /// Appends the whole request of this number, or tells that there are no more.
+    fn compose(&mut self, request: u32, out: &mut Vec<u8>) -> Composed;
+
+    /// A request has been answered.
+    fn answered(&mut self) {}
+}
+
+/// Whether there was another request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Composed {
+    Request,
+    NoMore,
+}
+
+/// Stamped publications, of which each has a number and its time.
+pub struct Stamped<'a> {
+    target: &'a Target,
+    channel_prefix: &'a str,
+    plan: Plan,
+    run: u16,
+    size: usize,
+    path: String,
+    /// Sequences given out so far, for each lane and channel.
+    sequences: Vec<u32>,
+    body: Vec<u8>,
+}
+
+impl<'a> Stamped<'a> {
+    pub fn new(target: &'a Target, channel_prefix: &'a str, plan: Plan, run: u16, size: usize) -> Stamped<'a> {
+        let resource = if plan.batch > 1 { "batch_events" } else { "events" };
+        Stamped {
+            target,
+            channel_prefix,
+            plan,
+            run,
+            size,
+            path: target.path(resource),
+            sequences: vec![0; plan.slots()],
+            body: Vec::new(),
+        }
+    }
+
+    /// Appends the signed request of this number.
+    pub fn request(&mut self, request: u32, out: &mut Vec<u8>) {
+        self.body.clear();
+        let first = request * self.plan.batch;
+        if self.plan.batch == 1 {
+            self.event(first, "channels\":[", "]");
+        } else {
+            self.body.extend_from_slice(b"{\"batch\":[");
+            for id in first..first + self.plan.batch {
+                if id > first {
+                    self.body.push(b',');
+                }
+                self.event(id, "channel\":", "");
+            }
+            self.body.extend_from_slice(b"]}");
+        }
+        self.target.signed_post(&self.path, &self.body, out);
+    }
+
+    fn event(&mut self, id: u32, open: &str, close: &str) {
+        let (lane, channel) = (self.plan.lane(id), self.plan.channel(id));
+        let sequence = &mut self.sequences[self.plan.slot(channel, lane)];
+        let stamp = Stamp { run: self.run, id, sequence: *sequence, sent_ns: sys::monotonic_ns() };
+        *sequence += 1;
+        let name = wire::channel_name(self.channel_prefix, channel);
+        let head = format!("{{\"name\":\"bench\",\"{open}\"{name}\"{close},\"data\":\"");
+        self.body.extend_from_slice(head.as_bytes());
+        stamp.write(self.size, &mut self.body);
+        self.body.extend_from_slice(b"\"}");
+    }
+}
+
+/// A given number of stamped publications.
+pub struct Counted<'s, 'a> {
+    pub stamped: &'s mut Stamped<'a>,
+    /// The first request not to send.
+    pub end: u32,
+    pub bar: &'s indicatif::ProgressBar,
+}
+
+impl Load for Counted<'_, '_> {
+    fn compose(&mut self, request: u32, out: &mut Vec<u8>) -> Composed {
+        if request >= self.end {
+            return Composed::NoMore;
+        }
+        self.stamped.request(request, out);
+        Composed::Request
+    }
+
+    fn answered(&mut self) {
+        self.bar.inc(1);
+    }
+}
+
+/// Stamped publications without pause, for as long as somebody else is measuring.
+pub struct Until<'s, 'a, F> {
+    pub stamped: &'s mut Stamped<'a>,
+    pub done: F,
+}
+
+impl<F: Fn() -> bool> Load for Until<'_, '_, F> {
+    fn compose(&mut self, request: u32, out: &mut Vec<u8>) -> Composed {
+        if (self.done)() || request * self.stamped.plan.batch >= PUBLICATIONS_MAX {
+            return Composed::NoMore;
+        }
+        self.stamped.request(request, out);
+        Composed::Request
+    }
+}
+
+/// The same request again and again for a time. Signed anew only as the clock of signatures ticks, so that the client does
+/// not measure its own HMAC.
+pub struct Repeated<'a> {
+    target: &'a Target,
+    path: String,
+    body: Vec<u8>,
+    signed_at_s: u64,
+    request: Vec<u8>,
+    end: Instant,
+}
+
+impl<'a> Repeated<'a> {
+    pub fn new(target: &'a Target, path: String, body: Vec<u8>, time: Duration) -> Repeated<'a> {
+        Repeated { target, path, body, signed_at_s: 0, request: Vec::new(), end: Instant::now() + time }
+    }
+}
+
+impl Load for Repeated<'_> {
+    fn compose(&mut self, _: u32, out: &mut Vec<u8>) -> Composed {
+        if Instant::now() >= self.end {
+            return Composed::NoMore;
+        }
+        let now_s = unix_s();
+        if now_s != self.signed_at_s {
+            self.signed_at_s = now_s;
+            self.request.clear();
+            self.target.signed_post(&self.path, &self.body, &mut self.request);
+        }
+        out.extend_from_slice(&self.request);
+        Composed::Request
+    }
+}
