@@ -25,6 +25,8 @@ mod events;
 mod info;
 mod publish;
 mod route;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;
