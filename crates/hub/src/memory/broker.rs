@@ -145,8 +145,8 @@ impl Stripe {
     }
 
     fn store(&mut self, key: &ChannelKey, publication: &Publication, ttl: Duration) -> StreamPosition {
-        let position = match self.newest.get(key) {
-            Some(newest) => StreamPosition { offset: newest.position.offset + 1, ..newest.position },
+        let position = match self.unexpired(key) {
+            Some((newest, _)) => StreamPosition { offset: newest.position.offset + 1, ..newest.position },
             None => StreamPosition { epoch: self.epochs.fetch_add(1, Ordering::Relaxed), offset: 1 },
         };
         let publication = Arc::new(publication.kept());
@@ -155,9 +155,15 @@ impl Stripe {
     }
 
     fn cached(&self, key: &ChannelKey) -> Option<Cached> {
-        let newest = self.newest.get(key)?;
-        let ttl = newest.expires_at.checked_duration_since(Instant::now())?;
+        let (newest, ttl) = self.unexpired(key)?;
         Some(Cached { publication: newest.publication.clone(), position: newest.position, ttl })
+    }
+
+    /// The newest event and the time that it has left. An expired one is as good as swept.
+    fn unexpired(&self, key: &ChannelKey) -> Option<(&Newest, Duration)> {
+        let newest = self.newest.get(key)?;
+        let ttl = newest.expires_at.saturating_duration_since(Instant::now());
+        (!ttl.is_zero()).then_some((newest, ttl))
     }
 
     fn sweep(&mut self) {
