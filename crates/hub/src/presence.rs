@@ -63,7 +63,8 @@ pub enum StoreError {
 /// Who is here, cluster-wide.
 #[async_trait]
 pub trait PresenceStore: Send + Sync {
-    /// Adds a socket's user to a channel that may have `members_max` users.
+    /// Adds a socket's user to a channel that may have `members_max` users. The limit is taken as given: zero lets nobody
+    /// in, and is no word for "unlimited".
     async fn join(
         &self,
         key: &ChannelKey,

@@ -114,6 +114,10 @@ impl PresenceStore for MemoryPresence {
     ) -> Result<Joined, StoreError> {
         let mut tables = self.tables();
         let Tables { channels, version, .. } = &mut *tables;
+        if members_max == 0 {
+            // Refused here, or the empty roster that is made below would stay.
+            return Err(StoreError::Full { members_max });
+        }
         let roster = channels.entry(key.clone()).or_default();
         let first = roster.join(socket, member, members_max, version)?;
         Ok(Joined { first, roster: roster.members(), version: roster.version })
@@ -161,8 +165,9 @@ impl PresenceStore for MemoryPresence {
     async fn user_online(&self, app: &str, user: &str, socket: SocketId) -> Result<bool, StoreError> {
         let mut tables = self.tables();
         let sockets = tables.online.entry(ChannelKey::new(app, user)).or_default();
+        let was_offline = sockets.is_empty();
         sockets.insert(socket);
-        Ok(sockets.len() == 1)
+        Ok(was_offline)
     }
 
     async fn user_offline(&self, app: &str, user: &str, socket: SocketId) -> Result<bool, StoreError> {
