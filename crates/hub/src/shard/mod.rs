@@ -3,7 +3,7 @@
 //! Owned by one thread, so nothing here locks. Nothing here touches a socket or a clock either: callers hand in mail, bytes
 //! and ticks, a [`Wire`] to write on, and get back which connections to close.
 //!
-//! Always true (`tests/model.rs` compares with a naive model under random actions):
+//! Always true (`tests/model` compares with a naive model under random actions):
 //! - a connection is in a channel's `members` exactly when the channel is in its `subs`, each naming the other's place;
 //! - a connection is on the dirty list when its outbox is not empty and its socket is not known to be full;
 //! - the ledger balances: owed = written + dropped + what lies in outboxes.
