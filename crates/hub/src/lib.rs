@@ -18,6 +18,8 @@ pub mod publication;
 pub mod shard;
 pub mod slots;
 mod stripe;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use broker::{Broker, BrokerError, BrokerEvents, Cached, Keep, StreamPosition};
 pub use hub::Hub;
