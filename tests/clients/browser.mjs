@@ -1,34 +1,30 @@
 // Debian's Chromium, driven through playwright-core, and a page for it that no other host serves.
 
 import { createServer } from 'node:http';
-import { readFile } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { after, before } from 'node:test';
 import { chromium } from 'playwright-core';
+import { PATIENCE_MS, atEnd } from './runner.mjs';
 
 const ARGS = [
   '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage',
 ];
 
-/** Starts a browser around the tests of this file, and returns a function that opens a page of a new visitor. */
-export function visitors() {
-  let browser;
-  before(async () => {
-    browser = await chromium.launch({ executablePath: await executable(), headless: true, args: ARGS });
-  });
-  after(() => browser?.close());
+/** Starts a browser for the tests of this driver, and resolves to a function that opens a page of a new visitor. */
+export async function visitors() {
+  const browser = await chromium.launch({ executablePath: await executable(), headless: true, args: ARGS });
+  atEnd(() => browser.close());
   return async (url) => {
     const context = await browser.newContext();
     const page = await context.newPage();
-    page.setDefaultTimeout(10_000);
+    page.setDefaultTimeout(PATIENCE_MS);
     await page.goto(url);
     return page;
   };
 }
 
 async function executable() {
-  const { access } = await import('node:fs/promises');
   const found = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
   for (const path of found) {
     if (await access(path).then(() => true, () => false)) {
@@ -50,7 +46,7 @@ export function pageServer() {
     response.writeHead(file ? 200 : 404, { 'content-type': file?.[0] ?? 'text/plain' });
     response.end(file && (await readFile(file[1])));
   });
-  after(() => server.close());
+  atEnd(() => server.close());
   return new Promise((resolve) => {
     server.listen(0, '127.0.0.1', () => resolve(`http://127.0.0.1:${server.address().port}/`));
   });

@@ -1,11 +1,10 @@
 // pusher-js as browsers load it, in two pages of a real Chromium.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { pageServer, visitors } from './browser.mjs';
-import { address, api, fresh, key } from './lib.mjs';
+import { address, api, fresh, key, test } from './lib.mjs';
 
-const visit = visitors();
+const visit = await visitors();
 const url = await pageServer();
 
 /** A page with a connected client, which signs by asking this process: `window.pusher`. */

@@ -1,11 +1,10 @@
 // The server's own demo page, as two people would use it.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { visitors } from './browser.mjs';
-import { host, port, until } from './lib.mjs';
+import { host, port, test, until } from './lib.mjs';
 
-const visit = visitors();
+const visit = await visitors();
 const url = `http://${host}:${port}/`;
 
 /** A visitor in the room, with all that the page asked of any host and all that it complained about. */

@@ -2,7 +2,9 @@
 
 import assert from 'node:assert/strict';
 import Echo from 'laravel-echo';
-import { api, client, disconnectedAfter, fresh, key, next, record, settle, test, until, within } from './lib.mjs';
+import Pusher from 'pusher-js';
+import { address, api, client, disconnectedAfter, fresh, key, next, record, settle, test, until } from './lib.mjs';
+import { PATIENCE_MS, within } from './runner.mjs';
 
 /** An Echo of a Laravel user, and the pusher-js client below it. */
 async function echo(options = {}) {
@@ -14,14 +16,12 @@ async function echo(options = {}) {
 
 /** The first call of a callback that is handed to `bind`. */
 function called(bind) {
-  return within(new Promise((resolve) => bind(resolve)), 'a callback');
+  return within(PATIENCE_MS, new Promise((resolve) => bind(resolve)), 'a callback');
 }
 
 const ready = (channel) => called((callback) => channel.subscribed(callback));
 
 test('the reverb driver connects with the same library', async () => {
-  const { default: Pusher } = await import('pusher-js');
-  const { address } = await import('./lib.mjs');
   const { cluster, ...options } = address;
   const made = disconnectedAfter(new Echo({ broadcaster: 'reverb', key, Pusher, ...options }));
   await until(() => made.connectionStatus() === 'connected', 'connected');

@@ -1,12 +1,11 @@
 // What the Node drivers share: the server they are pointed at, the two libraries set up for it, and waiting.
 //
-// A driver is a file of `node:test` tests, run one after the other; its exit status is the result. Every wait ends: what
-// does not come within PATIENCE_MS fails the test and says what was awaited.
+// Every wait ends: what does not come within PATIENCE_MS fails the test and says what was awaited.
 
 import assert from 'node:assert/strict';
-import { test as nodeTest } from 'node:test';
 import PusherHttp from 'pusher';
 import PusherJs from 'pusher-js';
+import { PATIENCE_MS, test as runTest, within } from './runner.mjs';
 
 const { FANFARE_HOST, FANFARE_PORT, FANFARE_APP_ID, FANFARE_KEY, FANFARE_SECRET } = process.env;
 
@@ -16,7 +15,6 @@ export const key = FANFARE_KEY;
 export const secret = FANFARE_SECRET;
 export const appId = FANFARE_APP_ID;
 
-const PATIENCE_MS = 10_000;
 const SILENCE_MS = 250;
 
 /** Any 32 bytes. */
@@ -42,14 +40,10 @@ let clients = [];
 
 /** A test whose clients are gone when it ends. */
 export function test(name, body) {
-  nodeTest(name, async () => {
-    try {
-      await body();
-    } finally {
-      clients.forEach((client) => client.disconnect());
-      clients = [];
-    }
-  });
+  runTest(name, () => body().finally(() => {
+    clients.forEach((client) => client.disconnect());
+    clients = [];
+  }));
 }
 
 /**
@@ -113,7 +107,7 @@ export function next(emitter, event, wanted = () => true) {
     };
     emitter.bind(event, callback);
   });
-  return within(heard, `the event ${event}`);
+  return within(PATIENCE_MS, heard, `the event ${event}`);
 }
 
 /** Everything that is emitted as `event` from now on, as the first arguments. */
@@ -143,14 +137,6 @@ export async function until(condition, what) {
     assert.ok(Date.now() < deadline, `waited in vain: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
-}
-
-export function within(promise, what) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`waited in vain for ${what}`)), PATIENCE_MS);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 let names = 0;
