@@ -1,8 +1,8 @@
 //! `fanout`: publish to many subscribers and account for every delivery.
 //!
-//! Three ways to pace it: `--in-flight W` requests back to back (a burst), `--rate R` a second, or `--lockstep`: the next
-//! publication only when the last subscriber has the one before, so that nothing can be joined and each costs what a lone
-//! one costs.
+//! Three ways to pace it: `--in-flight W` requests back to back (a flood: answers come before deliveries), `--rate R` a
+//! second, or `--lockstep`: the next publication only when the last subscriber has the one before, so that nothing can be
+//! joined and each costs what a lone one costs. `--lockstep=W` is a burst that never gets ahead: W publications under way.
 
 use std::time::Duration;
 
@@ -59,9 +59,10 @@ pub struct Options {
     /// Requests per second, instead of as many as there can be
     #[arg(long, value_name = "R")]
     rate: Option<f64>,
-    /// Publish only when the publication before has reached everybody
-    #[arg(long, conflicts_with_all = ["in_flight", "rate", "batch"])]
-    lockstep: bool,
+    /// Publish only while fewer than W publications have yet to reach everybody; alone, one at a time
+    #[arg(long, value_name = "W", num_args = 0..=1, default_missing_value = "1", require_equals = true,
+          conflicts_with_all = ["in_flight", "rate", "batch"], value_parser = value_parser!(u32).range(1..=10_000))]
+    lockstep: Option<u32>,
     /// Without any delivery for so long, what is missing counts as lost
     #[arg(long, default_value_t = 5_000)]
     patience_ms: u64,
@@ -112,9 +113,11 @@ struct Measured {
 
 pub fn run(options: &Options) -> Result<()> {
     ensure!(options.rate.is_none_or(|rate| rate > 0.0), "--rate must be positive");
+    let windowed = options.lockstep.is_some_and(|window| window > 1);
+    ensure!(!windowed || options.plan().channels == 1, "--lockstep=W takes one channel: others overtake it");
     ensure!(options.requests() * options.batch < PUBLICATIONS_MAX, "too many publications for one run");
     let terms = options.terms();
-    let afterwards = if options.lockstep { Afterwards::ListenAndReport } else { Afterwards::Listen };
+    let afterwards = if options.lockstep.is_some() { Afterwards::ListenAndReport } else { Afterwards::Listen };
     let Options { target, clients, subscribers, .. } = options;
     let crew = Crew::muster(&Roster { afterwards, ..Roster::listeners(target, clients, *subscribers, &terms) })?;
     let mut run = Run {
@@ -151,8 +154,8 @@ impl Run<'_> {
 
     /// Publishes all requests below `end`, and waits until they have arrived.
     fn publish_until(&mut self, end: u32) -> Result<()> {
-        if self.options.lockstep {
-            self.publish_one_by_one(end)?;
+        if let Some(window) = self.options.lockstep {
+            self.publish_in_step(end, window)?;
         } else {
             let mut load = Counted { stamped: &mut self.stamped, end, bar: &self.bar };
             self.publisher.run(&mut load, self.options.rate)?;
@@ -160,17 +163,27 @@ impl Run<'_> {
         self.crew.drain(&self.published(), self.options.patience())
     }
 
-    fn publish_one_by_one(&mut self, end: u32) -> Result<()> {
-        let plan = self.options.plan();
+    /// Publishes with at most `window` publications that have not reached everybody.
+    fn publish_in_step(&mut self, end: u32, window: u32) -> Result<()> {
         // One lane, one publication in a request: its next request is the next publication.
-        for id in self.publisher.ends()[0]..end {
+        let begin = self.publisher.ends()[0];
+        for id in begin..end {
+            if id >= begin + window && !self.reached_everybody(id - window)? {
+                return Ok(()); // Lost somewhere; the account will say how many.
+            }
             let mut load = Counted { stamped: &mut self.stamped, end: id + 1, bar: &self.bar };
             self.publisher.run(&mut load, None)?;
-            if !self.crew.wait_complete(id, plan.channel(id), self.options.patience())? {
-                break; // Lost somewhere; the account will say how many.
+        }
+        for id in end.saturating_sub(window).max(begin)..end {
+            if !self.reached_everybody(id)? {
+                return Ok(());
             }
         }
         Ok(())
+    }
+
+    fn reached_everybody(&mut self, id: u32) -> Result<bool> {
+        self.crew.wait_complete(id, self.options.plan().channel(id), self.options.patience())
     }
 
     fn published(&self) -> Vec<u32> {

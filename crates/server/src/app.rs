@@ -33,6 +33,9 @@ use crate::{config, demo};
 
 /// Runs the server until it is told to stop. `echo` opens the raw `/echo` route for conformance tests.
 pub fn serve(config: Config, source: Source, echo: bool) -> anyhow::Result<()> {
+    // Standard output is for the addresses, which scripts read.
+    let filter = tracing_subscriber::EnvFilter::new(&config.log);
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores).enable_all().build()?;
     let loops = if config.loops == 0 { cores } else { config.loops }.min(LOOPS_MAX);

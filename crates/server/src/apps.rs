@@ -69,12 +69,25 @@ impl App {
 }
 
 /// What an app uses on this node just now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Usage {
     /// What its publications in flight may hold in memory.
     pub window: Window,
+    /// The same for its client events.
+    pub client_event_window: Window,
     connections: AtomicU32,
     publishes: PublishRate,
+}
+
+impl Default for Usage {
+    fn default() -> Usage {
+        Usage {
+            connections: AtomicU32::new(0),
+            publishes: PublishRate::default(),
+            window: Window::for_publishes(),
+            client_event_window: Window::for_client_events(),
+        }
+    }
 }
 
 impl Usage {

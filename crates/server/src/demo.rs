@@ -96,17 +96,23 @@ impl Asset {
     }
 }
 
-/// What `fanfare serve` prints for the development app: what is where, and lines to paste.
+/// What `fanfare serve` prints for the development app: what is where, and lines to paste. They are not indented, as
+/// Python would take offence.
 pub fn banner(http: SocketAddr, admin: SocketAddr) -> String {
-    let snippet = |text| indented(&located(text, http));
-    let (listen, python, curl) = (snippet(LISTEN_JS), snippet(PUBLISH_PY), snippet(PUBLISH_SH));
+    let [listen, python, curl] = [LISTEN_JS, PUBLISH_PY, PUBLISH_SH].map(|snippet| located(snippet, http));
     format!(
-        "\nFanfare runs with its development app (id 1, key fanfare-key, secret fanfare-secret), for this machine only.\n\n  \
-         demo     http://{http}/  (open it in two tabs)\n  \
-         metrics  http://{admin}/metrics\n\n\
-         Listen with pusher-js:\n\n{listen}\n\
-         Publish from Python:\n\n{python}\n\
-         Publish with curl:\n\n{curl}"
+        "
+Fanfare runs with its development app (id 1, key fanfare-key, secret fanfare-secret), for this machine only.
+
+  demo     http://{http}/  (open it in two tabs)
+  metrics  http://{admin}/metrics
+
+── listen with pusher-js ──
+{listen}
+── publish from Python ──
+{python}
+── publish with curl ──
+{curl}"
     )
 }
 
@@ -115,10 +121,6 @@ fn located(snippet: &str, http: SocketAddr) -> String {
     let http = http.to_string();
     let (host, port) = http.rsplit_once(':').expect("an address ends with its port");
     snippet.replace(SNIPPETS_AT.0, host).replace(SNIPPETS_AT.1, port)
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 fn escaped(text: &str) -> String {

@@ -136,31 +136,45 @@ impl PublishRate {
 /// that one tenant's flood fills neither the memory nor the queues of the others.
 const WINDOW_BYTES: usize = 8 << 20;
 
+/// What a publication through the API counts for at least. 128 of them in flight are plenty to join into one write; more
+/// would only stand in a queue, where each adds its own delay (64 KiB at 5,000 subscribers is already a quarter second).
+const PUBLISH_BYTES_MIN: usize = 64 << 10;
+
+/// What a client event counts for at least. A loop takes in the events of many connections at once, and must not wait.
+const CLIENT_EVENT_BYTES_MIN: usize = 1 << 10;
+
 /// An app's share of the node's memory for publications in flight; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Window(Arc<Semaphore>);
-
-impl Default for Window {
-    fn default() -> Window {
-        Window(Arc::new(Semaphore::new(WINDOW_BYTES)))
-    }
+pub struct Window {
+    room: Arc<Semaphore>,
+    bytes_min: usize,
 }
 
 impl Window {
-    /// A share for a publication of `bytes`, if there is room now. It is given back when it is dropped.
-    pub fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.0.clone().try_acquire_many_owned(Window::share(bytes)).ok()
+    /// For publications through the API.
+    pub fn for_publishes() -> Window {
+        Window { room: Arc::new(Semaphore::new(WINDOW_BYTES)), bytes_min: PUBLISH_BYTES_MIN }
+    }
+
+    /// For client events.
+    pub fn for_client_events() -> Window {
+        Window { room: Arc::new(Semaphore::new(WINDOW_BYTES)), bytes_min: CLIENT_EVENT_BYTES_MIN }
+    }
+
+    /// A share for `n` publications of `bytes` together, if there is room now. It is given back when it is dropped.
+    pub fn try_take(&self, n: usize, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.room.clone().try_acquire_many_owned(self.share(n, bytes)).ok()
     }
 
     /// Waits until there is room.
-    pub async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let permit = self.0.clone().acquire_many_owned(Window::share(bytes)).await;
+    pub async fn take(&self, n: usize, bytes: usize) -> OwnedSemaphorePermit {
+        let permit = self.room.clone().acquire_many_owned(self.share(n, bytes)).await;
         permit.expect("the semaphore is never closed")
     }
 
-    /// A publication larger than the window takes all of it.
-    fn share(bytes: usize) -> u32 {
-        bytes.clamp(1, WINDOW_BYTES) as u32
+    /// What is larger than the window takes all of it.
+    fn share(&self, n: usize, bytes: usize) -> u32 {
+        bytes.max(n.saturating_mul(self.bytes_min)).min(WINDOW_BYTES) as u32
     }
 }
 

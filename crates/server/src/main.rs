@@ -1,1 +1,17 @@
-fn main() {}
+//! Fanfare: a self-hosted realtime push server. Publish once, and everyone who listens has it.
+//!
+//! `app` is where the parts meet: configuration, apps, limits, edge, API, metrics. They do not know each other sideways.
+
+mod api;
+mod app;
+mod apps;
+mod cli;
+mod config;
+mod demo;
+mod edge;
+mod limits;
+mod metrics;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -98,7 +98,7 @@ impl Publisher {
         let now_ms = self.started_at.elapsed().as_millis() as u64;
         // At most `batch_max` times `publish_channels_max`.
         app.publish(u32::try_from(n).unwrap_or(u32::MAX), now_ms).map_err(Refused::TooOften)?;
-        let mut window = window(app, events).await?;
+        let mut window = window(app, n, events).await?;
         // The window may be smaller than the request, so shares follow from what was given.
         let share = window.num_permits() / n.max(1);
         let mut letters = letters(app, events, || window.split(share));
@@ -113,12 +113,12 @@ impl Publisher {
 }
 
 /// Room for all of the events at once: taken one by one, two requests could wait for each other.
-async fn window(app: &App, events: &[Event]) -> Result<OwnedSemaphorePermit, Refused> {
+async fn window(app: &App, n: usize, events: &[Event]) -> Result<OwnedSemaphorePermit, Refused> {
     let bytes = events.iter().map(Event::bytes).sum();
-    match app.usage.window.try_take(bytes) {
+    match app.usage.window.try_take(n, bytes) {
         Some(permit) => Ok(permit),
         None => {
-            let waiting = app.usage.window.take(bytes);
+            let waiting = app.usage.window.take(n, bytes);
             tokio::time::timeout(WINDOW_TIMEOUT, waiting).await.map_err(|_elapsed| Refused::Behind)
         }
     }

@@ -297,7 +297,7 @@ impl Desk {
             return Err((Some(ErrorCode::ClientEventRate.code()), message));
         }
         let mut publication = Publication::event(json_token(event), &*data);
-        publication.permit = Some(app.usage.window.try_take(len).ok_or_else(|| {
+        publication.permit = Some(app.usage.client_event_window.try_take(1, len).ok_or_else(|| {
             let message = "Client event rejected - the app publishes faster than its subscribers are served";
             (Some(ErrorCode::ClientEventRate.code()), message.to_owned())
         })?);
