@@ -57,6 +57,14 @@ impl App {
             || origin.is_none_or(|origin| self.allowed_origins.iter().any(|rule| rule.matches(origin)))
     }
 
+    /// Whether a slow subscriber of the channel keeps the newest publications instead of being closed.
+    pub fn keeps_newest(&self, channel: &str) -> bool {
+        self.keep_newest.iter().any(|rule| match rule.strip_suffix('*') {
+            Some(beginning) => channel.starts_with(beginning),
+            None => channel == &**rule,
+        })
+    }
+
     /// Counts one more connection, unless the app has as many as it may.
     pub fn connect(&self) -> bool {
         self.usage.connect(self.limits.connections_max)
@@ -314,6 +322,14 @@ mod tests {
         assert_eq!(publish(1), Err(RetryAfter { ms: 500 }));
         apps.reload(&config(&[app("1", "limits = { publishes_per_s = 3 }")]));
         assert_eq!(publish(1), Ok(()));
+    }
+
+    #[test]
+    fn channels_that_keep_the_newest_are_named_or_begin_alike() {
+        let apps = Apps::new(&config(&[app("1", "keep_newest = [\"ticker\", \"price-*\"]")]));
+        let app = apps.by_id("1").expect("configured");
+        assert!(app.keeps_newest("ticker") && app.keeps_newest("price-eur"));
+        assert!(!app.keeps_newest("ticker-2") && !app.keeps_newest("prices"));
     }
 
     #[test]

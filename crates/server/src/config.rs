@@ -117,6 +117,9 @@ pub struct AppSettings {
     pub authorize_within_s: u32,
     /// Pages that may connect; empty = all.
     pub allowed_origins: Vec<OriginRule>,
+    /// Channels, by name or by beginning and `*`, whose slow subscribers keep the newest publications instead of being
+    /// closed.
+    pub keep_newest: Vec<Box<str>>,
     /// What it may use.
     pub limits: Limits,
 }
@@ -133,6 +136,7 @@ impl AppSettings {
             subscription_count: false,
             authorize_within_s: 0,
             allowed_origins: Vec::new(),
+            keep_newest: Vec::new(),
             limits: Limits::default(),
         }
     }

@@ -4,7 +4,7 @@ use super::check::{any, number};
 use super::written::{At, Id, Place, WrittenApp, WrittenKey, WrittenLimits, Wrong};
 use super::{AppSettings, Config, Key, OriginRule};
 use crate::limits::Limits;
-use fanfare_proto::channel;
+use fanfare_proto::channel::{self, ChannelName};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -39,6 +39,7 @@ fn app(written: At<WrittenApp>, config: &Config, taken: &mut Taken) -> Result<Ap
         subscription_count: any(app.subscription_count, false),
         authorize_within_s: number(app.authorize_within_s, 0..=HOUR_S, 0)?,
         allowed_origins: any(app.allowed_origins, Vec::new()).into_iter().map(origin).collect::<Result<_, _>>()?,
+        keep_newest: any(app.keep_newest, Vec::new()).into_iter().map(channels).collect::<Result<_, _>>()?,
         limits: limits(any(app.limits, WrittenLimits::default()), config)?,
         id,
     })
@@ -102,6 +103,16 @@ fn claim(names: &mut HashSet<Arc<str>>, name: &str) -> Option<Arc<str>> {
 
 fn origin(entry: At<String>) -> Result<OriginRule, Wrong> {
     OriginRule::parse(&entry.value).map_err(|message| Wrong::at(entry.place, message))
+}
+
+/// A channel's name, or the beginning of names and a `*`.
+fn channels(entry: At<String>) -> Result<Box<str>, Wrong> {
+    let name = entry.value.strip_suffix('*').unwrap_or(&entry.value);
+    let whole = name.len() == entry.value.len();
+    match ChannelName::parse(name, CHANNEL_NAME_LEN_MAX as usize) {
+        Err(error) if whole || !name.is_empty() => Err(Wrong::at(entry.place, error.to_string())),
+        _ => Ok(entry.value.into()),
+    }
 }
 
 fn limits(written: WrittenLimits, config: &Config) -> Result<Limits, Wrong> {

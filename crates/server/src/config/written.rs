@@ -136,6 +136,7 @@ table! {
         subscription_count: bool,
         authorize_within_s: u32,
         allowed_origins: Vec<At<String>>,
+        keep_newest: Vec<At<String>>,
         limits: WrittenLimits,
     }
 }

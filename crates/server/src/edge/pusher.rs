@@ -176,7 +176,7 @@ impl Desk {
         let traits = Traits {
             presence: kind.is_presence(),
             announce: app.subscription_count && !kind.is_presence(),
-            newest: false,
+            newest: app.keeps_newest(channel.name()),
         };
         let hold = kind.is_presence() || kind.cache;
         let subscribed = self.shard.subscribe(key, channel.as_str(), traits, hold);
