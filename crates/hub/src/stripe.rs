@@ -257,11 +257,12 @@ impl Stripe {
         cached: bool,
     ) -> Result<Entrance, StoreError> {
         let mut entrance = Entrance::default();
+        if cached {
+            // Before the join, which would have to be taken back if this failed.
+            entrance.cached = Some(self.broker.cached(key).await.map_err(|_| StoreError::Unavailable)?);
+        }
         if let Some((member, members_max)) = member {
             entrance.roster = Some(self.join(key, socket, member, members_max).await?);
-        }
-        if cached {
-            entrance.cached = Some(self.broker.cached(key).await.map_err(|_| StoreError::Unavailable)?);
         }
         Ok(entrance)
     }
