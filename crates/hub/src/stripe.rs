@@ -65,6 +65,10 @@ impl Open {
     fn holders(&self) -> u64 {
         self.members.iter().enumerate().filter(|(_, n)| **n > 0).map(|(index, _)| 1 << index).sum()
     }
+
+    fn is_pausing(&self, now: Instant) -> bool {
+        self.told_at.is_some_and(|at| now < at + COUNT_PAUSE)
+    }
 }
 
 /// Something to look at again later.
@@ -197,8 +201,7 @@ impl Stripe {
     async fn announce(&mut self, key: &ChannelKey, total: u64) {
         let Some(open) = self.channels.get_mut(key) else { return };
         let now = Instant::now();
-        let pausing = open.told_at.is_some_and(|at| now < at + COUNT_PAUSE);
-        if total > COUNT_EACH_MAX && pausing {
+        if total > COUNT_EACH_MAX && open.is_pausing(now) {
             if !open.untold {
                 open.untold = true;
                 self.tells.push_back((now + COUNT_PAUSE, Due::Tell(key.clone())));
@@ -228,10 +231,10 @@ impl Stripe {
 
     async fn tell(&mut self, key: &ChannelKey) {
         let Some(open) = self.channels.get_mut(key) else { return };
-        if !std::mem::take(&mut open.untold) {
+        // Told since: a later look is due for what has changed after that.
+        if open.is_pausing(Instant::now()) || !std::mem::take(&mut open.untold) {
             return;
         }
-        open.told_at = None;
         if let Ok(counts) = self.presence.counts(key).await {
             self.announce(key, counts.subscribers).await;
         }
