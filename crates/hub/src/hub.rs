@@ -2,7 +2,7 @@
 //! presence store.
 //!
 //! Always true:
-//! - a publication costs one letter per loop that holds a subscriber, however many subscribers there are;
+//! - a publication costs one letter per loop that holds a subscriber or did a moment ago, however many they are;
 //! - requests about one channel are served in order, by one stripe; nothing waits under a lock.
 //!
 //! Not here: the loops' own tables (`shard`), the work of a stripe (`stripe`).
@@ -33,7 +33,7 @@ const REQUESTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Routes {
     loops: Vec<Mailbox<Mail>>,
-    /// A bit for each loop with at least one subscriber.
+    /// A bit for each loop with at least one subscriber, now or a moment ago.
     holders: papaya::HashMap<ChannelKey, u64>,
     deflate_bytes_min: usize,
 }

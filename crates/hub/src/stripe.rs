@@ -3,7 +3,9 @@
 //! Always true:
 //! - a channel's route exists before the broker is asked for it, so that no message between the two is lost;
 //! - the gate (open, or closing since the last subscriber left) is a state in this table, not a lock: whoever asks while
-//!   the broker is being asked waits in this task's queue.
+//!   the broker is being asked waits in this task's queue;
+//! - a loop keeps its route for a while after its last subscriber left: it may have let the next one in already, on the
+//!   word of an earlier opening, while its request still waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +26,8 @@ use crate::presence::{Member, PresenceStore, StoreError};
 use crate::publication::{Kind, Publication};
 use crate::shard::ConnKey;
 
-/// How long a channel without subscribers stays subscribed at the broker: page changes leave and come back.
+/// How long a loop without subscribers keeps its route to a channel, and the node its subscription at the broker: page
+/// changes leave and come back.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Up to here every change of a subscription count is told; beyond it, one per `COUNT_PAUSE` (pusher.com/docs, "Subscription
@@ -43,27 +46,37 @@ pub(crate) enum Ask {
 /// A channel that this node has open.
 #[derive(Default)]
 struct Open {
-    /// Subscribers per loop.
-    members: SmallVec<[u32; 4]>,
+    shares: SmallVec<[Share; 2]>,
     /// When the count was last told, and whether it has changed since.
     told_at: Option<Instant>,
     untold: bool,
 }
 
+/// One loop's share of a channel.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    /// Its subscribers.
+    n: u32,
+    /// How often it was left by the last of them within the last `LINGER`.
+    lingers: u32,
+}
+
 impl Open {
     fn total(&self) -> u64 {
-        self.members.iter().map(|&n| u64::from(n)).sum()
+        self.shares.iter().map(|share| u64::from(share.n)).sum()
     }
 
-    fn set(&mut self, index: usize, n: u32) {
-        if self.members.len() <= index {
-            self.members.resize(index + 1, 0);
+    fn share(&mut self, index: usize) -> &mut Share {
+        if self.shares.len() <= index {
+            self.shares.resize(index + 1, Share::default());
         }
-        self.members[index] = n;
+        &mut self.shares[index]
     }
 
+    /// A bit for each loop that publications go to.
     fn holders(&self) -> u64 {
-        self.members.iter().enumerate().filter(|(_, n)| **n > 0).map(|(index, _)| 1 << index).sum()
+        let holds = |share: &Share| share.n > 0 || share.lingers > 0;
+        self.shares.iter().enumerate().filter(|(_, share)| holds(share)).map(|(index, _)| 1 << index).sum()
     }
 
     fn is_pausing(&self, now: Instant) -> bool {
@@ -73,8 +86,8 @@ impl Open {
 
 /// Something to look at again later.
 enum Due {
-    /// Nobody has been on the channel for a while: does the broker still need to send it?
-    Unsubscribe(ChannelKey),
+    /// Nobody of this loop has been on the channel for a while: is it still wanted?
+    Vacate(ChannelKey, usize),
     /// The count changed during the pause.
     Tell(ChannelKey),
 }
@@ -86,7 +99,7 @@ pub(crate) struct Stripe {
     requests: Requests,
     channels: HashMap<ChannelKey, Open>,
     /// In order of time within each delay; two queues keep both sorted.
-    unsubscribes: VecDeque<(Instant, Due)>,
+    vacates: VecDeque<(Instant, Due)>,
     tells: VecDeque<(Instant, Due)>,
 }
 
@@ -103,7 +116,7 @@ impl Stripe {
             presence,
             requests,
             channels: HashMap::new(),
-            unsubscribes: VecDeque::new(),
+            vacates: VecDeque::new(),
             tells: VecDeque::new(),
         }
     }
@@ -157,13 +170,14 @@ impl Stripe {
             }
             return;
         };
-        let was = open.members.get(from).copied().unwrap_or(0);
-        open.set(from, n);
-        if (was == 0) != (n == 0) {
-            self.routes.set(&key, open.holders());
-        }
+        let was = std::mem::replace(&mut open.share(from).n, n);
         if was == 0 && n > 0 {
+            self.routes.set(&key, open.holders());
             self.routes.mail(from, Mail::Opened(key.clone())).await;
+        }
+        if was > 0 && n == 0 {
+            open.share(from).lingers += 1;
+            self.vacates.push_back((Instant::now() + LINGER, Due::Vacate(key.clone(), from)));
         }
         self.counted(&key, announce).await;
     }
@@ -171,7 +185,7 @@ impl Stripe {
     /// Opens the gate of a channel that nobody on this node had; undone and told when the broker refuses.
     async fn open(&mut self, key: &ChannelKey, from: usize, n: u32) -> bool {
         let mut open = Open::default();
-        open.set(from, n);
+        open.share(from).n = n;
         self.routes.set(key, open.holders());
         if let Err(error) = self.broker.subscribe(key).await {
             tracing::warn!(channel = key.as_str(), %error, "subscribe refused");
@@ -186,11 +200,8 @@ impl Stripe {
 
     /// Tells the store, and those who are to be told, how many subscribers there are now.
     async fn counted(&mut self, key: &ChannelKey, announce: bool) {
-        let Some(open) = self.channels.get_mut(key) else { return };
+        let Some(open) = self.channels.get(key) else { return };
         let total = open.total();
-        if total == 0 {
-            self.unsubscribes.push_back((Instant::now() + LINGER, Due::Unsubscribe(key.clone())));
-        }
         match self.presence.subscribers(key, total).await {
             Ok(cluster) if announce => self.announce(key, cluster).await,
             Ok(_) => {}
@@ -216,14 +227,14 @@ impl Stripe {
 
     fn next_due(&self) -> Option<Instant> {
         let first = |queue: &VecDeque<(Instant, Due)>| queue.front().map(|(at, _)| *at);
-        [first(&self.unsubscribes), first(&self.tells)].into_iter().flatten().min()
+        [first(&self.vacates), first(&self.tells)].into_iter().flatten().min()
     }
 
     async fn serve_due(&mut self) {
         let now = Instant::now();
-        while let Some(due) = pop_due(&mut self.unsubscribes, now).or_else(|| pop_due(&mut self.tells, now)) {
+        while let Some(due) = pop_due(&mut self.vacates, now).or_else(|| pop_due(&mut self.tells, now)) {
             match due {
-                Due::Unsubscribe(key) => self.close_if_empty(&key).await,
+                Due::Vacate(key, from) => self.vacate(&key, from).await,
                 Due::Tell(key) => self.tell(&key).await,
             }
         }
@@ -240,8 +251,12 @@ impl Stripe {
         }
     }
 
-    async fn close_if_empty(&mut self, key: &ChannelKey) {
-        if self.channels.get(key).is_none_or(|open| open.total() > 0) {
+    async fn vacate(&mut self, key: &ChannelKey, from: usize) {
+        let Some(open) = self.channels.get_mut(key) else { return };
+        open.share(from).lingers -= 1;
+        let holders = open.holders();
+        self.routes.set(key, holders);
+        if holders > 0 {
             return;
         }
         self.channels.remove(key);
