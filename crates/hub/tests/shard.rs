@@ -247,6 +247,20 @@ fn a_slot_that_is_used_again_within_a_turn_inherits_nothing() {
 }
 
 #[test]
+fn a_dirty_mark_of_the_old_holder_does_not_reach_the_new_one() {
+    let mut shard = shard();
+    live(&mut shard, "room", PLAIN, Mood::Open);
+    let (old, _) = join(&mut shard, Mood::Open);
+    shard.send(old, note("marks the slot"));
+    shard.close(old, None);
+    let (new, tap) = live(&mut shard, "room", PLAIN, Mood::Shut);
+    assert_eq!(new.slot, old.slot);
+    publish(&mut shard, "room", 1);
+    settle(&mut shard);
+    assert_eq!(tap.writes(), 1);
+}
+
+#[test]
 fn each_subscriber_gets_its_own_form() {
     let mut shard = shard();
     let tap = Tap::new(Mood::Open);

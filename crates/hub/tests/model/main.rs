@@ -17,7 +17,7 @@ use support::Mood;
 use world::{APPS, CHANNELS, Place, World};
 
 /// Checked in: a few seconds. `PROPTEST_CASES=50000` has been run by hand.
-const CASES: u32 = 300;
+const CASES: u32 = 150;
 
 #[derive(Clone, Debug)]
 enum Action {

@@ -1,0 +1,575 @@
+//! What a hub promises, with the in-memory broker and presence store and real mailboxes: no part of it is a stand-in.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fanfare_hub::hub::{Requests, Routes, user_channel, watch_channel};
+use fanfare_hub::mail::{Bell, Entrance, Inbox, MAILBOX_LETTERS_MAX, mailbox};
+use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
+use fanfare_hub::presence::Counts;
+use fanfare_hub::publication::Form;
+use fanfare_hub::shard::{ConnKey, Traits};
+use fanfare_hub::{
+    Broker, BrokerError, Cached, ChannelKey, Frames, Hub, Keep, Kind, Mail, Member, Publication, Request, Shard,
+    StoreError, StreamPosition,
+};
+use fanfare_proto::socket_id::SocketId;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+mod support;
+
+use support::{Mood, PLAIN, Tap, note};
+
+/// Longer than any answer takes when time is paused: it passes only when nothing else can happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const MEMBERS_MAX: u32 = 2;
+
+/// The memory broker behind a door that can be shut, and a list of who came through it.
+struct Door {
+    broker: MemoryBroker,
+    shut: AtomicBool,
+    log: Mutex<Vec<String>>,
+}
+
+impl Door {
+    fn pass(&self, verb: &str, key: &ChannelKey) -> Result<(), BrokerError> {
+        if self.shut.load(Ordering::Relaxed) {
+            return Err(BrokerError::Unavailable);
+        }
+        self.log.lock().unwrap().push(format!("{verb} {}", key.as_str()));
+        Ok(())
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Broker for Door {
+    async fn subscribe(&self, key: &ChannelKey) -> Result<(), BrokerError> {
+        self.pass("subscribe", key)?;
+        self.broker.subscribe(key).await
+    }
+
+    async fn unsubscribe(&self, key: &ChannelKey) -> Result<(), BrokerError> {
+        self.pass("unsubscribe", key)?;
+        self.broker.unsubscribe(key).await
+    }
+
+    async fn publish(
+        &self,
+        key: &ChannelKey,
+        publication: Publication,
+        keep: Keep,
+    ) -> Result<Option<StreamPosition>, BrokerError> {
+        self.broker.publish(key, publication, keep).await
+    }
+
+    async fn cached(&self, key: &ChannelKey) -> Result<Option<Cached>, BrokerError> {
+        if self.shut.load(Ordering::Relaxed) {
+            return Err(BrokerError::Unavailable);
+        }
+        self.broker.cached(key).await
+    }
+
+    async fn close(&self) {
+        self.broker.close().await;
+    }
+}
+
+/// The box of one loop, and what wakes that loop.
+struct Post {
+    inbox: Inbox<Mail>,
+    woken: Arc<Notify>,
+}
+
+impl Post {
+    async fn next(&mut self) -> Mail {
+        loop {
+            self.inbox.bell().hush();
+            if let Some(letter) = self.inbox.take() {
+                return letter;
+            }
+            timeout(PATIENCE, self.woken.notified()).await.expect("a letter comes");
+        }
+    }
+
+    async fn opened(&mut self) -> ChannelKey {
+        match self.next().await {
+            Mail::Opened(key) => key,
+            other => panic!("expected Opened, got {other:?}"),
+        }
+    }
+
+    async fn refused(&mut self) -> ChannelKey {
+        match self.next().await {
+            Mail::Refused(key) => key,
+            other => panic!("expected Refused, got {other:?}"),
+        }
+    }
+
+    async fn publication(&mut self) -> Arc<Frames> {
+        match self.next().await {
+            Mail::Publication(frames) => frames,
+            other => panic!("expected Publication, got {other:?}"),
+        }
+    }
+
+    async fn text(&mut self) -> String {
+        let frames = self.publication().await;
+        String::from_utf8(frames.publication().text(frames.key().name())).unwrap()
+    }
+
+    async fn entered(&mut self) -> Result<Entrance, StoreError> {
+        match self.next().await {
+            Mail::Entered { outcome, .. } => outcome,
+            other => panic!("expected Entered, got {other:?}"),
+        }
+    }
+
+    async fn watchlist(&mut self) -> Vec<String> {
+        match self.next().await {
+            Mail::Watchlist { texts, .. } => texts.into_iter().map(|text| String::from_utf8(text).unwrap()).collect(),
+            other => panic!("expected Watchlist, got {other:?}"),
+        }
+    }
+
+    fn is_empty(&mut self) -> bool {
+        self.inbox.take().is_none()
+    }
+}
+
+struct Node {
+    hub: Hub,
+    requests: Requests,
+    door: Arc<Door>,
+}
+
+impl Node {
+    fn ask(&self, request: Request) {
+        assert!(self.requests.try_send(request).is_ok(), "there is room");
+    }
+
+    fn members(&self, key: &ChannelKey, from: usize, n: u32) {
+        self.ask(Request::Members { key: key.clone(), from, n, announce: false });
+    }
+
+    fn announced(&self, key: &ChannelKey, n: u32) {
+        self.ask(Request::Members { key: key.clone(), from: 0, n, announce: true });
+    }
+
+    fn enter(&self, from: usize, b: u64, user: &str) {
+        let member = Some((Member { user_id: user.to_owned(), user_info: None }, MEMBERS_MAX));
+        let (key, conn, socket) = (room(), ConnKey::from_bits(b), socket(b));
+        self.ask(Request::Enter { key, from, conn, socket, member, cached: false });
+    }
+
+    fn leave(&self, b: u64) {
+        self.ask(Request::Leave { key: room(), socket: socket(b) });
+    }
+
+    fn sign_in(&self, b: u64, user: &str, watchlist: &[&str]) {
+        let (key, conn, socket) = (user_channel("1", user), ConnKey::from_bits(b), socket(b));
+        let watchlist = watchlist.iter().map(|&user| user.to_owned()).collect();
+        self.ask(Request::SignedIn { key, from: 0, conn, socket, user: user.to_owned(), watchlist });
+    }
+
+    fn sign_out(&self, b: u64, user: &str) {
+        self.ask(Request::SignedOut { key: user_channel("1", user), socket: socket(b), user: user.to_owned() });
+    }
+
+    async fn publish(&self, key: &ChannelKey, data: &str) {
+        let publication = Publication::event("\"e\"", format!("\"{data}\""));
+        self.hub.publish(key, publication, Keep::Transient).await.unwrap();
+    }
+
+    /// Everything that was asked before has been served, and its letters lie in the boxes.
+    async fn settled(&self) {
+        self.hub.channels("1", "").await.unwrap();
+    }
+
+    async fn counts(&self, key: &ChannelKey) -> Counts {
+        self.hub.counts(key).await.unwrap()
+    }
+}
+
+/// A node with this many loops.
+fn start<const LOOPS: usize>() -> (Node, [Post; LOOPS]) {
+    start_with(MAILBOX_LETTERS_MAX)
+}
+
+fn start_with<const LOOPS: usize>(letters_max: usize) -> (Node, [Post; LOOPS]) {
+    let mut mailboxes = Vec::new();
+    let posts = std::array::from_fn(|_| {
+        let woken = Arc::new(Notify::new());
+        let wake = woken.clone();
+        let (sender, inbox) = mailbox(letters_max, Bell::new(Arc::new(move || wake.notify_one())));
+        mailboxes.push(sender);
+        Post { inbox, woken }
+    });
+    let routes = Arc::new(Routes::new(mailboxes, 1024));
+    let (shut, log) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let door = Arc::new(Door { broker: MemoryBroker::start(routes.clone(), 1), shut, log });
+    let hub = Hub::start(routes, door.clone(), Arc::new(MemoryPresence::default()));
+    (Node { requests: hub.requests(), hub, door }, posts)
+}
+
+fn room() -> ChannelKey {
+    ChannelKey::new("1", "presence-room")
+}
+
+fn socket(b: u64) -> SocketId {
+    SocketId { a: support::SALT, b }
+}
+
+// Gates and routes.
+
+#[tokio::test(start_paused = true)]
+async fn the_first_subscriber_opens_the_gate_for_its_loop() {
+    let (node, [mut one, mut two]) = start();
+    node.members(&room(), 0, 1);
+    assert_eq!(one.opened().await, room());
+    assert!(two.is_empty());
+    node.members(&room(), 1, 1);
+    assert_eq!(two.opened().await, room());
+    node.members(&room(), 0, 2);
+    node.settled().await;
+    assert!(one.is_empty(), "the second subscriber of a loop finds it open");
+    assert_eq!(node.door.log(), ["subscribe 1/presence-room"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publication_is_one_letter_to_each_loop_with_a_subscriber() {
+    let (node, [mut one, mut two, mut three]) = start();
+    node.publish(&room(), "nobody is here").await;
+    node.members(&room(), 0, 7);
+    node.members(&room(), 2, 1);
+    one.opened().await;
+    three.opened().await;
+    node.publish(&room(), "hello").await;
+    let (first, third) = (one.publication().await, three.publication().await);
+    assert!(Arc::ptr_eq(&first, &third), "encoded once for all loops");
+    assert!(one.is_empty() && two.is_empty() && three.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_broker_is_left_a_second_after_the_last_subscriber() {
+    let (node, [mut one]) = start();
+    node.members(&room(), 0, 1);
+    one.opened().await;
+    node.members(&room(), 0, 0);
+    node.settled().await;
+    sleep(Duration::from_millis(900)).await;
+    assert_eq!(node.door.log(), ["subscribe 1/presence-room"]);
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(node.door.log(), ["subscribe 1/presence-room", "unsubscribe 1/presence-room"]);
+    node.publish(&room(), "nobody is here").await;
+    assert!(one.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_within_the_second_keeps_the_channel_open() {
+    let (node, [mut one]) = start();
+    for _ in 0..5 {
+        node.members(&room(), 0, 1);
+        assert_eq!(one.opened().await, room());
+        node.members(&room(), 0, 0);
+        node.settled().await;
+        sleep(Duration::from_millis(800)).await;
+    }
+    node.members(&room(), 0, 1);
+    one.opened().await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(node.door.log(), ["subscribe 1/presence-room"]);
+    node.publish(&room(), "still here").await;
+    one.publication().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_left_and_came_back_misses_nothing_while_its_request_waits() {
+    let (node, [mut one]) = start();
+    let mut shard: Shard<Tap> = Shard::new(support::SALT, 1 << 20);
+    let tap = Tap::new(Mood::Open);
+    let conn = shard.open(tap.clone(), 0, Form::Text);
+    shard.subscribe(conn, room().as_str(), PLAIN, false);
+    node.members(&room(), 0, 1);
+    let opened = one.opened().await;
+    // The letter of the first opening finds the second subscription.
+    shard.unsubscribe(conn, room().as_str());
+    shard.subscribe(conn, room().as_str(), PLAIN, false);
+    shard.opened(&opened, &note("welcome"));
+    node.members(&room(), 0, 0);
+    node.settled().await;
+    node.publish(&room(), "7:").await;
+    node.members(&room(), 0, 1);
+    shard.publish(one.publication().await);
+    support::settle(&mut shard);
+    assert_eq!(tap.heard(), ["welcome", "presence-room 7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_refuses_leaves_nothing_behind() {
+    let (node, [mut one]) = start();
+    node.door.shut.store(true, Ordering::Relaxed);
+    node.members(&room(), 0, 1);
+    assert_eq!(one.refused().await, room());
+    assert_eq!(node.counts(&room()).await, Counts::default());
+    node.publish(&room(), "nobody is here").await;
+    assert!(one.is_empty());
+    // What the loop says once it has put its subscribers off.
+    node.members(&room(), 0, 0);
+    node.door.shut.store(false, Ordering::Relaxed);
+    node.members(&room(), 0, 1);
+    assert_eq!(one.opened().await, room(), "the next one may find the broker well");
+    assert_eq!(node.counts(&room()).await.subscribers, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_mailbox_makes_the_publisher_wait_and_loses_nothing() {
+    let (node, [mut one]) = start_with(4);
+    node.members(&room(), 0, 1);
+    one.opened().await;
+    let publisher = tokio::spawn(async move {
+        for n in 0..100 {
+            node.publish(&room(), &n.to_string()).await;
+        }
+        node
+    });
+    sleep(Duration::from_secs(1)).await;
+    assert!(!publisher.is_finished(), "it waits for the loop");
+    for n in 0..100 {
+        assert!(one.text().await.ends_with(&format!(r#""data":"{n}"}}"#)));
+    }
+    assert!(publisher.await.is_ok() && one.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_delivers_what_was_accepted_and_refuses_the_rest() {
+    let (node, [mut one]) = start();
+    node.members(&room(), 0, 1);
+    let publication = Box::new(Publication::event("\"client-e\"", "\"last\""));
+    node.ask(Request::Publish { key: room(), publication });
+    node.hub.close().await;
+    one.opened().await;
+    assert!(one.text().await.contains("last"));
+    let refused = node.hub.publish(&room(), Publication::event("\"e\"", "\"late\""), Keep::Transient).await;
+    assert_eq!(refused, Err(BrokerError::Unavailable));
+}
+
+// Presence and cache.
+
+#[tokio::test(start_paused = true)]
+async fn who_enters_gets_the_roster_and_only_the_others_are_told() {
+    let (node, [mut one, mut two]) = start();
+    node.members(&room(), 0, 1);
+    node.enter(0, 1, "ann");
+    node.members(&room(), 1, 1);
+    node.enter(1, 2, "bob");
+    one.opened().await;
+    let own = one.publication().await;
+    assert_eq!(own.publication().except, Some(socket(1)), "her own socket is not told of her");
+    let (roster, version) = one.entered().await.unwrap().roster.unwrap();
+    assert_eq!(roster, r#"{"presence":{"ids":["ann"],"hash":{"ann":null},"count":1}}"#);
+    assert_eq!(own.publication().kind, Kind::Presence { version });
+
+    two.opened().await;
+    let (told, own) = (one.publication().await, two.publication().await);
+    assert!(Arc::ptr_eq(&told, &own));
+    assert_eq!(own.publication().except, Some(socket(2)));
+    let text = told.publication().text("presence-room");
+    let expected = r#"{"event":"pusher_internal:member_added","channel":"presence-room","data":"{\"user_id\":\"bob\",\"user_info\":null}"}"#;
+    assert_eq!(String::from_utf8(text).unwrap(), expected);
+    let (roster, later) = two.entered().await.unwrap().roster.unwrap();
+    assert_eq!(roster, r#"{"presence":{"ids":["ann","bob"],"hash":{"ann":null,"bob":null},"count":2}}"#);
+    assert!(later > version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_with_two_sockets_comes_once_and_goes_once() {
+    let (node, [mut one]) = start();
+    node.members(&room(), 0, 1);
+    one.opened().await;
+    node.enter(0, 1, "ann");
+    assert!(one.text().await.contains("member_added"));
+    one.entered().await.unwrap();
+    node.enter(0, 2, "ann");
+    one.entered().await.unwrap();
+    node.leave(1);
+    node.settled().await;
+    assert!(one.is_empty(), "she is still here");
+    assert_eq!(node.counts(&room()).await, Counts { subscribers: 1, users: 1 });
+    node.leave(2);
+    let expected =
+        r#"{"event":"pusher_internal:member_removed","channel":"presence-room","data":"{\"user_id\":\"ann\"}"}"#;
+    assert_eq!(one.text().await, expected);
+    node.leave(2);
+    node.settled().await;
+    assert!(one.is_empty());
+    assert_eq!(node.hub.members(&room()).await, Ok(vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_presence_channel_is_said_to_be_full() {
+    let (node, [mut one]) = start();
+    ["ann", "bob", "cat"].iter().zip(1..).for_each(|(user, b)| node.enter(0, b, user));
+    assert!(one.entered().await.is_ok() && one.entered().await.is_ok());
+    assert_eq!(one.entered().await.unwrap_err(), StoreError::Full { members_max: MEMBERS_MAX });
+    assert_eq!(node.hub.members(&room()).await.unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_enters_a_cache_channel_gets_the_newest_event_or_a_miss() {
+    let (node, [mut one]) = start();
+    let key = ChannelKey::new("1", "cache-room");
+    let enter = || Request::Enter {
+        key: key.clone(),
+        from: 0,
+        conn: ConnKey::from_bits(1),
+        socket: socket(1),
+        member: None,
+        cached: true,
+    };
+    node.ask(enter());
+    assert!(matches!(one.entered().await.unwrap().cached, Some(None)), "a miss");
+    let keep = Keep::Newest { ttl: Duration::from_secs(5) };
+    let position = node.hub.publish(&key, Publication::event("\"e\"", "\"new\""), keep).await.unwrap();
+    node.ask(enter());
+    let cached = one.entered().await.unwrap().cached.unwrap().expect("the newest event");
+    assert_eq!((&*cached.publication.data, Some(cached.position)), ("\"new\"", position));
+    sleep(Duration::from_secs(6)).await;
+    node.ask(enter());
+    assert!(matches!(one.entered().await.unwrap().cached, Some(None)), "expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_shown_the_cached_event_is_no_member() {
+    let (node, [mut one]) = start();
+    node.door.shut.store(true, Ordering::Relaxed);
+    let member = Some((Member { user_id: "ann".into(), user_info: None }, MEMBERS_MAX));
+    let (conn, socket) = (ConnKey::from_bits(1), socket(1));
+    node.ask(Request::Enter { key: room(), from: 0, conn, socket, member, cached: true });
+    assert_eq!(one.entered().await.unwrap_err(), StoreError::Unavailable);
+    assert_eq!(node.hub.members(&room()).await, Ok(vec![]));
+}
+
+// Counts.
+
+#[tokio::test(start_paused = true)]
+async fn a_count_shows_everything_that_was_asked_before_it() {
+    let (node, _posts) = start::<2>();
+    for n in 1..=50 {
+        node.members(&room(), 0, n);
+        node.members(&room(), 1, n);
+        assert_eq!(node.counts(&room()).await.subscribers, u64::from(2 * n));
+    }
+    node.members(&user_channel("1", "ann"), 0, 1);
+    let expected = vec![("presence-room".to_owned(), Counts { subscribers: 100, users: 0 })];
+    assert_eq!(node.hub.channels("1", "").await, Ok(expected), "users' own channels are nobody's business");
+    assert_eq!(node.hub.channels("1", "private-").await, Ok(vec![]));
+}
+
+/// The counts that were told, and the seconds at which they were.
+async fn told(post: &mut Post, began: Instant, until: Duration) -> Vec<(u64, u64)> {
+    let mut told = Vec::new();
+    while let Ok(frames) = timeout((began + until).saturating_duration_since(Instant::now()), post.publication()).await
+    {
+        let publication = frames.publication();
+        assert_eq!(&*publication.event, "\"pusher_internal:subscription_count\"");
+        let digits = publication.data.chars().filter(char::is_ascii_digit).collect::<String>();
+        told.push((began.elapsed().as_secs(), digits.parse().unwrap()));
+    }
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn up_to_a_hundred_every_change_of_the_count_is_told() {
+    let (node, [mut one]) = start();
+    let began = Instant::now();
+    (1..=100).for_each(|n| node.announced(&room(), n));
+    one.opened().await;
+    let counts = told(&mut one, began, Duration::from_secs(30)).await;
+    assert_eq!(counts, (1..=100).map(|n| (0, n)).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn above_a_hundred_the_count_is_told_every_five_seconds_and_the_last_one_is() {
+    let (node, [mut one]) = start();
+    let began = Instant::now();
+    node.announced(&room(), 101);
+    one.opened().await;
+    (102..=150).for_each(|n| node.announced(&room(), n));
+    assert_eq!(told(&mut one, began, Duration::from_secs(60)).await, [(0, 101), (5, 150)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_count_that_wavers_about_a_hundred_is_not_told_more_often() {
+    let (node, [mut one]) = start();
+    let began = Instant::now();
+    node.announced(&room(), 101);
+    one.opened().await;
+    let mut counts = Vec::new();
+    for (second, n) in [(1, 102), (2, 100), (3, 103), (7, 104)] {
+        counts.extend(told(&mut one, began, Duration::from_secs(second)).await);
+        node.announced(&room(), n);
+    }
+    counts.extend(told(&mut one, began, Duration::from_secs(60)).await);
+    assert_eq!(counts, [(0, 101), (2, 100), (7, 104)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_whose_rule_says_so_tells_its_subscribers_how_many_they_are() {
+    let mut shard: Shard<Tap> = Shard::new(support::SALT, 1 << 20);
+    let (node, [mut one]) = start();
+    let conn = shard.open(Tap::new(Mood::Open), 0, Form::Text);
+    shard.subscribe(conn, room().as_str(), Traits { announce: true, ..PLAIN }, false);
+    for change in shard.take_changes() {
+        node.ask(Request::Members { key: change.key, from: 0, n: change.n, announce: change.announce });
+    }
+    one.opened().await;
+    assert!(one.text().await.contains("subscription_count"));
+}
+
+// Users.
+
+#[tokio::test(start_paused = true)]
+async fn terminate_reaches_every_loop_of_the_user() {
+    let (node, [mut one, mut two]) = start();
+    let key = user_channel("1", "ann");
+    node.members(&key, 1, 1);
+    two.opened().await;
+    node.hub.terminate("1", "ann").await.unwrap();
+    assert_eq!(two.publication().await.publication().kind, Kind::Terminate);
+    assert!(one.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_is_told_who_is_online_and_then_of_every_change() {
+    let (node, [mut one]) = start();
+    node.sign_in(1, "ann", &[]);
+    node.settled().await;
+    let watched = ["ann", "bob"].map(|user| watch_channel("1", user));
+    for key in &watched {
+        node.members(key, 0, 1);
+        one.opened().await;
+    }
+    node.sign_in(9, "watcher", &["ann", "bob"]);
+    let text = |state: &str, user: &str| {
+        format!(
+            r#"{{"event":"pusher_internal:watchlist_events","data":"{{\"events\":[{{\"name\":\"{state}\",\"user_ids\":[\"{user}\"]}}]}}"}}"#
+        )
+    };
+    assert_eq!(one.watchlist().await, [text("online", "ann"), text("offline", "bob")]);
+    node.sign_in(2, "bob", &[]);
+    assert_eq!(one.text().await, text("online", "bob"));
+    node.sign_in(3, "bob", &[]);
+    node.sign_out(2, "bob");
+    node.settled().await;
+    assert!(one.is_empty(), "he is still there with another socket");
+    node.sign_out(3, "bob");
+    assert_eq!(one.text().await, text("offline", "bob"));
+}
