@@ -4,6 +4,10 @@
 
 import assert from 'node:assert/strict';
 import { client, next, record } from './lib.mjs';
+import { within } from './runner.mjs';
+
+/** A client that comes again before the new server listens tries once more only after its own fifteen seconds. */
+const RESTART_MS = 40_000;
 
 const pusher = client({ member: { user_id: 'ann' } });
 const errors = record(pusher.connection, 'error');
@@ -19,9 +23,10 @@ console.log('subscribed');
 assert.deepEqual((await heard)[0], 'the restart');
 
 assert.notEqual(pusher.connection.socket_id, first);
-assert.equal(errors[0].error.data.code, 4200);
-pusher.disconnect();
+assert.equal(errors[0].data.code, 4200);
+process.exit(0);
 
 function allSubscribed() {
-  return Promise.all(rooms.map((room) => next(room, 'pusher:subscription_succeeded')));
+  const subscribed = (room) => new Promise((resolve) => room.bind('pusher:subscription_succeeded', resolve));
+  return within(RESTART_MS, Promise.all(rooms.map(subscribed)), 'the subscriptions');
 }
