@@ -37,11 +37,11 @@ pub enum Mail {
         /// What it is told first.
         outcome: Result<Entrance, StoreError>,
     },
-    /// Who of a watchlist is online; sent after sign-in, and once more when that changed meanwhile.
-    Watchlist {
-        /// The socket that signed in.
+    /// Messages for one connection: that it is signed in, and who of its watchlist is online.
+    Say {
+        /// The connection.
         conn: ConnKey,
-        /// A ready-made server-to-client JSON text.
+        /// Ready-made server-to-client JSON texts.
         texts: Vec<Vec<u8>>,
     },
 }
@@ -112,6 +112,9 @@ pub enum Request {
         user: String,
         /// The users that it watches.
         watchlist: Vec<String>,
+        /// JSON texts to send it once its user's channel is open and the user counts as online: whoever hears that it is
+        /// signed in can be reached.
+        welcome: Vec<Vec<u8>>,
     },
     /// A signed-in socket went away.
     SignedOut {

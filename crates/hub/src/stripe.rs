@@ -151,8 +151,9 @@ impl Stripe {
             }
             Request::Leave { key, socket } => self.leave(&key, socket).await,
             Request::Publish { key, publication } => self.publish(&key, *publication).await,
-            Request::SignedIn { key, from, conn, socket, user, watchlist } => {
+            Request::SignedIn { key, from, conn, socket, user, watchlist, welcome } => {
                 self.signed_in(key.app(), &user, socket).await;
+                self.routes.mail(from, Mail::Say { conn, texts: welcome }).await;
                 if !watchlist.is_empty() {
                     self.watch(key.app(), from, conn, watchlist);
                 }
@@ -360,12 +361,12 @@ impl Stripe {
             // The loop asked for the watched channels before it reported the sign-in: from here on changes reach it.
             requests.all_settled().await;
             let Ok(before) = presence.users_online(&app, &watchlist).await else { return };
-            routes.mail(from, Mail::Watchlist { conn, texts: watchlist_texts(&watchlist, &before, None) }).await;
+            routes.mail(from, Mail::Say { conn, texts: watchlist_texts(&watchlist, &before, None) }).await;
             // A change between the reading and the letter may have been told first: then the letter lied, so look again.
             let Ok(after) = presence.users_online(&app, &watchlist).await else { return };
             if after != before {
                 let texts = watchlist_texts(&watchlist, &after, Some(&before));
-                routes.mail(from, Mail::Watchlist { conn, texts }).await;
+                routes.mail(from, Mail::Say { conn, texts }).await;
             }
         });
     }

@@ -132,10 +132,10 @@ impl Post {
         }
     }
 
-    async fn watchlist(&mut self) -> Vec<String> {
+    async fn said(&mut self) -> Vec<String> {
         match self.next().await {
-            Mail::Watchlist { texts, .. } => texts.into_iter().map(|text| String::from_utf8(text).unwrap()).collect(),
-            other => panic!("expected Watchlist, got {other:?}"),
+            Mail::Say { texts, .. } => texts.into_iter().map(|text| String::from_utf8(text).unwrap()).collect(),
+            other => panic!("expected Say, got {other:?}"),
         }
     }
 
@@ -176,7 +176,8 @@ impl Node {
     fn sign_in(&self, b: u64, user: &str, watchlist: &[&str]) {
         let (key, conn, socket) = (user_channel("1", user), ConnKey::from_bits(b), socket(b));
         let watchlist = watchlist.iter().map(|&user| user.to_owned()).collect();
-        self.ask(Request::SignedIn { key, from: 0, conn, socket, user: user.to_owned(), watchlist });
+        let welcome = vec![b"welcome".to_vec()];
+        self.ask(Request::SignedIn { key, from: 0, conn, socket, user: user.to_owned(), watchlist, welcome });
     }
 
     fn sign_out(&self, b: u64, user: &str) {
@@ -551,7 +552,7 @@ async fn terminate_reaches_every_loop_of_the_user() {
 async fn a_watcher_is_told_who_is_online_and_then_of_every_change() {
     let (node, [mut one]) = start();
     node.sign_in(1, "ann", &[]);
-    node.settled().await;
+    assert_eq!(one.said().await, ["welcome"]);
     let watched = ["ann", "bob"].map(|user| watch_channel("1", user));
     for key in &watched {
         node.members(key, 0, 1);
@@ -563,10 +564,13 @@ async fn a_watcher_is_told_who_is_online_and_then_of_every_change() {
             r#"{{"event":"pusher_internal:watchlist_events","data":"{{\"events\":[{{\"name\":\"{state}\",\"user_ids\":[\"{user}\"]}}]}}"}}"#
         )
     };
-    assert_eq!(one.watchlist().await, [text("online", "ann"), text("offline", "bob")]);
+    assert_eq!(one.said().await, ["welcome"]);
+    assert_eq!(one.said().await, [text("online", "ann"), text("offline", "bob")]);
     node.sign_in(2, "bob", &[]);
     assert_eq!(one.text().await, text("online", "bob"));
+    assert_eq!(one.said().await, ["welcome"], "after the watchers were told");
     node.sign_in(3, "bob", &[]);
+    assert_eq!(one.said().await, ["welcome"]);
     node.sign_out(2, "bob");
     node.settled().await;
     assert!(one.is_empty(), "he is still there with another socket");

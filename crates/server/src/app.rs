@@ -28,7 +28,7 @@ use crate::config::{Config, Source};
 use crate::edge::door::{self, Door, Http};
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{LoopHandle, Occupancy, Order, Settings, shard_loop};
-use crate::metrics::Admin;
+use crate::metrics::{Admin, Answers};
 use crate::{config, demo};
 
 /// Runs the server until it is told to stop. `echo` opens the raw `/echo` route for conformance tests.
@@ -59,14 +59,17 @@ struct Node {
 struct Public {
     api: Api,
     apps: Apps,
+    answers: Arc<Answers>,
 }
 
 impl Http for Public {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        match demo::page(request.method(), request.uri().path(), &self.apps) {
-            Some(page) => page,
-            None => self.api.serve(request).await,
+        if let Some(page) = demo::page(request.method(), request.uri().path(), &self.apps) {
+            return page;
         }
+        let response = self.api.serve(request).await;
+        self.answers.count(response.status());
+        response
     }
 }
 
@@ -94,11 +97,12 @@ impl Node {
         let ready = Arc::new(AtomicBool::new(true));
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
         let api = Api::new(self.hub.clone(), self.apps.clone(), &self.config);
-        let public = Arc::new(Public { api, apps: self.apps.clone() });
+        let answers = Arc::<Answers>::default();
+        let public = Arc::new(Public { api, apps: self.apps.clone(), answers: answers.clone() });
         let door = Door::new(self.gatekeeper, self.loops.clone(), public, stopping.clone());
         let mut door = tokio::spawn(door.run(self.public));
         let cells = self.loops.iter().map(|handle| handle.stats.clone()).collect();
-        let metrics = Arc::new(Admin::new(self.apps.clone(), cells, ready.clone()));
+        let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, ready.clone()));
         // The admin listener outlives the drain, so that it can be watched.
         let (end, ending) = watch::channel(false);
         tokio::spawn(door::serve_only(self.admin, metrics, ending));

@@ -1,10 +1,10 @@
 //! Metrics in Prometheus' text format, and what else the admin listener answers.
 //!
-//! Nothing is counted here: each scrape sums the cells that the loops own.
+//! A scrape sums the cells that the loops own; only answers of the API are counted here.
 
 use std::fmt::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -31,11 +31,22 @@ pub struct Admin {
     ready: Arc<AtomicBool>,
 }
 
+/// Answers to plain HTTP requests, by the first digit of their status.
+#[derive(Debug, Default)]
+pub struct Answers([AtomicU64; 6]);
+
+impl Answers {
+    /// Counts one answer.
+    pub fn count(&self, status: StatusCode) {
+        self.0[usize::from(status.as_u16() / 100).min(5)].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Admin {
     /// Serves the sums of these cells.
-    pub fn new(apps: Apps, cells: Vec<Arc<LoopStats>>, ready: Arc<AtomicBool>) -> Self {
+    pub fn new(apps: Apps, cells: Vec<Arc<LoopStats>>, answers: Arc<Answers>, ready: Arc<AtomicBool>) -> Self {
         let mut registry = Registry::with_prefix("fanfare");
-        registry.register_collector(Box::new(Cells { apps, cells }));
+        registry.register_collector(Box::new(Cells { apps, cells, answers }));
         Admin { registry, ready }
     }
 
@@ -78,6 +89,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Respo
 struct Cells {
     apps: Apps,
     cells: Vec<Arc<LoopStats>>,
+    answers: Arc<Answers>,
 }
 
 impl Cells {
@@ -111,11 +123,21 @@ impl Collector for Cells {
             ("violation", sum.closed_violation),
         ];
         by_reason(&mut to, "connections_closed", "Connections that this server closed", &closed)?;
+        self.http_answers(&mut to)?;
         self.app_connections(&mut to)
     }
 }
 
 impl Cells {
+    fn http_answers(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut family = to.encode_descriptor("http_answers", "Answers of the API by status", None, MetricType::Counter)?;
+        for (status, n) in ["2xx", "3xx", "4xx", "5xx"].into_iter().zip(&self.answers.0[2..]) {
+            let value = ConstCounter::new(n.load(Ordering::Relaxed));
+            value.encode(family.encode_family(&[("status", status)])?)?;
+        }
+        Ok(())
+    }
+
     fn app_connections(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut family = to.encode_descriptor("app_connections", "Open connections by app", None, MetricType::Gauge)?;
         for app in self.apps.all() {

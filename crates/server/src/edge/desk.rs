@@ -1,7 +1,7 @@
 //! What a loop knows: its shard, the apps, what it still has to ask the control plane, and the time.
 //!
 //! Always true:
-//! - requests leave at the end of a turn, changes of subscriber counts first, so that a channel's route exists before
+//! - requests leave at the end of a turn, changes of subscriber counts before this turn's others, so that a channel's route exists before
 //!   anybody enters it;
 //! - an answer that tells a client that it is subscribed leaves the loop after the request that counts it.
 
@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use fanfare_hub::hub::Requests;
-use fanfare_hub::shard::{ConnKey, Doom, Shard};
+use fanfare_hub::shard::{Change, ConnKey, Doom, Shard};
 use fanfare_hub::{ChannelKey, Request};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::socket_id::SocketId;
@@ -38,7 +38,9 @@ pub struct Desk {
     pub stats: Arc<LoopStats>,
     pub occupancy: Occupancy,
     pub requests: Requests,
-    /// Requests of this turn, and those that found no room in earlier ones.
+    /// Requests of this turn.
+    pub asked: Vec<Request>,
+    /// Requests of earlier turns that found no room.
     pub waiting: VecDeque<Request>,
     pub farewells: Farewells,
     pub registry: Registry,
@@ -54,21 +56,20 @@ impl Desk {
 
     /// Whether the control plane keeps us waiting: read nothing more until it has caught up.
     pub fn is_busy(&self) -> bool {
-        self.waiting.len() >= REQUESTS_WAITING_MAX
+        self.waiting.len() + self.asked.len() >= REQUESTS_WAITING_MAX
     }
 
     /// Asks the control plane, at the end of this turn.
     pub fn ask(&mut self, request: Request) {
-        self.waiting.push_back(request);
+        self.asked.push(request);
     }
 
     /// Sends what is to be asked; what finds no room stays, in order.
     pub fn send_requests(&mut self) {
-        let changes = self.shard.take_changes();
-        for change in changes.into_iter().rev() {
-            let (key, n, announce) = (change.key, change.n, change.announce);
-            self.waiting.push_front(Request::Members { key, from: self.index, n, announce });
+        for Change { key, n, announce } in self.shard.take_changes() {
+            self.waiting.push_back(Request::Members { key, from: self.index, n, announce });
         }
+        self.waiting.extend(self.asked.drain(..));
         while let Some(request) = self.waiting.pop_front() {
             if let Err(request) = self.requests.try_send(request) {
                 self.waiting.push_front(request);

@@ -208,18 +208,11 @@ impl Desk {
             return;
         }
         let id = Desk::channel_key(app, channel);
-        let Some(traits) = self.shard.unsubscribe(key, id.as_str()) else {
-            let message =
-                format!("No current subscription to channel {}, or subscription in progress", shorten(channel));
+        if self.shard.unsubscribe(key, id.as_str()).is_none() {
+            let message = format!("No current subscription to channel {}, or subscription in progress", shorten(channel));
             return self.complain(key, None, &message);
-        };
-        if traits.presence {
-            if let Some(more) = self.shard.wire(key).and_then(|conn| conn.more.as_mut()) {
-                more.members.retain(|(name, _)| &**name != channel);
-            }
-            let socket = self.socket_id(key);
-            self.ask(Request::Leave { key: id, socket });
         }
+        self.forget_member(key, &id);
     }
 
     /// The gate of a channel is open.
@@ -235,7 +228,19 @@ impl Desk {
     /// The gate of a channel stayed shut.
     pub fn refused(&mut self, channel: &ChannelKey) {
         for key in self.shard.refused(channel) {
+            self.forget_member(key, channel);
             self.refuse(key, channel.name(), "ServerError", 503, "the channel cannot be opened now: try again later");
+        }
+    }
+
+    /// Takes back a request to enter a presence channel: it may be served all the same, before or after this.
+    fn forget_member(&mut self, key: ConnKey, channel: &ChannelKey) {
+        let Some(more) = self.shard.wire(key).and_then(|conn| conn.more.as_mut()) else { return };
+        let before = more.members.len();
+        more.members.retain(|(name, _)| &**name != channel.name());
+        if more.members.len() < before {
+            let socket = self.socket_id(key);
+            self.ask(Request::Leave { key: channel.clone(), socket });
         }
     }
 
@@ -264,9 +269,7 @@ impl Desk {
         if self.shard.unsubscribe(key, channel.as_str()).is_none() {
             return;
         }
-        if let Some(more) = self.shard.wire(key).and_then(|conn| conn.more.as_mut()) {
-            more.members.retain(|(name, _)| &**name != channel.name());
-        }
+        self.forget_member(key, channel);
         let (kind, status) = match error {
             StoreError::Full { .. } => ("LimitReached", 403),
             StoreError::Unavailable => ("ServerError", 503),
@@ -354,17 +357,17 @@ impl Desk {
             None => {}
         }
         conn.authorize_by_s = 0;
-        self.say(key, |out| server::signin_success(out, user_data));
-        self.signed_in(key, app, user);
+        self.signed_in(key, app, user, user_data);
         Ok(())
     }
 
-    fn signed_in(&mut self, key: ConnKey, app: &App, user: UserData) {
+    fn signed_in(&mut self, key: ConnKey, app: &App, user: UserData, user_data: &str) {
         let mut watchlist = user.watchlist;
+        let mut welcome = vec![json_text(|out| server::signin_success(out, user_data))];
         if watchlist.len() > app.limits.watchlist_max {
             watchlist.truncate(app.limits.watchlist_max);
             let message = format!("watchlist limit reached: the first {} users are watched", app.limits.watchlist_max);
-            self.complain(key, Some(ErrorCode::WatchlistLimit.code()), &message);
+            welcome.push(json_text(|out| server::error(out, Some(ErrorCode::WatchlistLimit.code()), &message)));
         }
         let own = fanfare_hub::hub::user_channel(&app.id, &user.id);
         let before = self.shard.subscriptions(key);
@@ -377,8 +380,14 @@ impl Desk {
         let conn = self.shard.wire(key).expect("whoever is heard is open");
         conn.more().user = Some(User { id: user.id.clone(), user_info: user.user_info, subscriptions });
         let (from, socket) = (self.index, self.socket_id(key));
-        self.ask(Request::SignedIn { key: own, from, conn: key, socket, user: user.id, watchlist });
+        self.ask(Request::SignedIn { key: own, from, conn: key, socket, user: user.id, watchlist, welcome });
     }
+}
+
+fn json_text(message: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    message(&mut out);
+    out
 }
 
 fn json_token(text: &str) -> String {

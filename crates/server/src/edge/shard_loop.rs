@@ -6,6 +6,7 @@
 //!
 //! Always true: the loop never waits for anything but its poll, so its mailboxes always drain.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -96,7 +97,8 @@ impl Prepared {
             stats: self.handle.stats,
             occupancy,
             requests,
-            waiting: Default::default(),
+            asked: Vec::new(),
+            waiting: VecDeque::new(),
             farewells: Farewells::default(),
             registry: self.poll.registry().try_clone()?,
             now_ms: 0,
@@ -358,7 +360,7 @@ impl ShardLoop {
                 Mail::Opened(key) => self.desk.opened(&key),
                 Mail::Refused(key) => self.desk.refused(&key),
                 Mail::Entered { key, conn, outcome } => self.desk.entered(&key, conn, outcome),
-                Mail::Watchlist { conn, texts } => {
+                Mail::Say { conn, texts } => {
                     for text in texts {
                         self.desk.say(conn, |out| out.extend_from_slice(&text));
                     }
