@@ -3,6 +3,7 @@
 //! Always true:
 //! - publications to one channel pass one bounded queue and one task, which gives positions and delivers in that order;
 //!   nothing waits under a lock;
+//! - what nobody subscribed to and nobody is to remember ends here: it costs a look into a table, and no task;
 //! - a channel whose newest event expired is forgotten; it begins again with a new epoch.
 
 use std::hash::{BuildHasher, RandomState};
@@ -38,6 +39,7 @@ enum Job {
 #[derive(Clone)]
 pub struct MemoryBroker {
     stripes: Arc<[mpsc::Sender<Job>]>,
+    wanted: Arc<papaya::HashSet<ChannelKey>>,
     hasher: RandomState,
 }
 
@@ -51,25 +53,34 @@ impl MemoryBroker {
             tokio::spawn(stripe.run(inbox));
             sender
         });
-        MemoryBroker { stripes: stripes.collect(), hasher: RandomState::new() }
+        MemoryBroker { stripes: stripes.collect(), wanted: Arc::default(), hasher: RandomState::new() }
+    }
+
+    fn stripe(&self, key: &ChannelKey) -> &mpsc::Sender<Job> {
+        &self.stripes[self.hasher.hash_one(key) as usize % self.stripes.len()]
+    }
+
+    fn check_open(&self, key: &ChannelKey) -> Result<(), BrokerError> {
+        if self.stripe(key).is_closed() { Err(BrokerError::Unavailable) } else { Ok(()) }
     }
 
     async fn ask<T>(&self, key: &ChannelKey, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, BrokerError> {
-        let stripe = &self.stripes[self.hasher.hash_one(key) as usize % self.stripes.len()];
         let (done, wait) = oneshot::channel();
-        stripe.send(job(done)).await.map_err(|_| BrokerError::Unavailable)?;
+        self.stripe(key).send(job(done)).await.map_err(|_| BrokerError::Unavailable)?;
         wait.await.map_err(|_| BrokerError::Unavailable)
     }
 }
 
 #[async_trait]
 impl Broker for MemoryBroker {
-    async fn subscribe(&self, _key: &ChannelKey) -> Result<(), BrokerError> {
-        // The only node hears everything; its routes say what it wants.
-        if self.stripes[0].is_closed() { Err(BrokerError::Unavailable) } else { Ok(()) }
+    async fn subscribe(&self, key: &ChannelKey) -> Result<(), BrokerError> {
+        self.check_open(key)?;
+        self.wanted.pin().insert(key.clone());
+        Ok(())
     }
 
-    async fn unsubscribe(&self, _key: &ChannelKey) -> Result<(), BrokerError> {
+    async fn unsubscribe(&self, key: &ChannelKey) -> Result<(), BrokerError> {
+        self.wanted.pin().remove(key);
         Ok(())
     }
 
@@ -79,6 +90,9 @@ impl Broker for MemoryBroker {
         publication: Publication,
         keep: Keep,
     ) -> Result<Option<StreamPosition>, BrokerError> {
+        if keep == Keep::Transient && !self.wanted.pin().contains(key) {
+            return self.check_open(key).map(|()| None);
+        }
         self.ask(key, |done| Job::Publish { key: key.clone(), publication, keep, done }).await
     }
 
