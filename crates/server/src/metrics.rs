@@ -130,7 +130,8 @@ impl Collector for Cells {
 
 impl Cells {
     fn http_answers(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let mut family = to.encode_descriptor("http_answers", "Answers of the API by status", None, MetricType::Counter)?;
+        let mut family =
+            to.encode_descriptor("http_answers", "Answers of the API by status", None, MetricType::Counter)?;
         for (status, n) in ["2xx", "3xx", "4xx", "5xx"].into_iter().zip(&self.answers.0[2..]) {
             let value = ConstCounter::new(n.load(Ordering::Relaxed));
             value.encode(family.encode_family(&[("status", status)])?)?;

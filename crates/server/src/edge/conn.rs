@@ -6,6 +6,7 @@ use std::io::{ErrorKind, IoSlice, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 
+use fanfare_hub::ChannelKey;
 use fanfare_hub::shard::{Sent, Wire};
 use fanfare_proto::ws::Assembler;
 use mio::net::TcpStream;
@@ -29,7 +30,7 @@ pub struct Conn {
     pub deflate: bool,
     /// It was pinged and has not been heard since.
     pub pinged: bool,
-    /// It was stopped in the middle of its input because the control plane was busy.
+    /// It was stopped in the middle of its input, and goes on in a later turn.
     pub paused: bool,
 }
 
@@ -50,6 +51,8 @@ pub struct More {
 #[derive(Debug)]
 pub struct User {
     pub id: String,
+    /// The user's own channel, by which the control plane knows it; its app may be gone when the connection closes.
+    pub channel: ChannelKey,
     pub user_info: Option<Box<RawValue>>,
     /// Subscriptions that signing in made: the user's own channel, and one for each user it watches.
     pub subscriptions: usize,

@@ -108,15 +108,14 @@ impl Desk {
     /// Forgets a connection. `spoken`: our last words are on the way, so the socket is kept for its peer to read them.
     pub fn close(&mut self, key: ConnKey, doom: Option<Doom>, spoken: bool) {
         let socket = self.socket_id(key);
-        let app = self.app(key);
         let Some((mut conn, left)) = self.shard.close(key, doom) else { return };
         for (channel, traits) in left {
             if traits.presence {
                 self.ask(Request::Leave { key: channel, socket });
             }
         }
-        if let (Some(app), Some(user)) = (app, conn.more.as_mut().and_then(|more| more.user.take())) {
-            self.signed_out(&app, user, socket);
+        if let Some(User { id, channel, .. }) = conn.more.as_mut().and_then(|more| more.user.take()) {
+            self.ask(Request::SignedOut { key: channel, socket, user: id });
         }
         self.occupancy.fetch_sub(1, Ordering::Relaxed);
         if let Some(usage) = &conn.usage {
@@ -127,11 +126,6 @@ impl Desk {
             let now_s = self.now_s();
             self.farewells.keep(&self.registry, conn.stream, true, now_s);
         }
-    }
-
-    fn signed_out(&mut self, app: &App, user: User, socket: SocketId) {
-        let key = fanfare_hub::hub::user_channel(&app.id, &user.id);
-        self.ask(Request::SignedOut { key, socket, user: user.id });
     }
 
     /// Closes those whom the shard gave up.

@@ -100,8 +100,7 @@ impl<H: Http> Door<H> {
     async fn enter(self: Arc<Self>, mut stream: TcpStream) {
         let mut start = [0; 2048];
         match stream.read(&mut start) {
-            Ok(0) => return,
-            Ok(n) => {
+            Ok(n) if n > 0 => {
                 if let Some(upgrade) = self.upgrade(&start[..n]) {
                     return self.hand_over(stream, upgrade).await;
                 }
@@ -110,7 +109,8 @@ impl<H: Http> Door<H> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 tokio::spawn(self.read_head(stream, Vec::new()));
             }
-            Err(_) => {}
+            // It left again.
+            _ => {}
         }
     }
 

@@ -209,7 +209,8 @@ impl Desk {
         }
         let id = Desk::channel_key(app, channel);
         if self.shard.unsubscribe(key, id.as_str()).is_none() {
-            let message = format!("No current subscription to channel {}, or subscription in progress", shorten(channel));
+            let message =
+                format!("No current subscription to channel {}, or subscription in progress", shorten(channel));
             return self.complain(key, None, &message);
         }
         self.forget_member(key, &id);
@@ -378,7 +379,8 @@ impl Desk {
         }
         let subscriptions = self.shard.subscriptions(key) - before;
         let conn = self.shard.wire(key).expect("whoever is heard is open");
-        conn.more().user = Some(User { id: user.id.clone(), user_info: user.user_info, subscriptions });
+        let channel = own.clone();
+        conn.more().user = Some(User { id: user.id.clone(), channel, user_info: user.user_info, subscriptions });
         let (from, socket) = (self.index, self.socket_id(key));
         self.ask(Request::SignedIn { key: own, from, conn: key, socket, user: user.id, watchlist, welcome });
     }

@@ -33,6 +33,9 @@ const WAKE: Token = Token(usize::MAX);
 /// Bytes read at once, into one buffer that all connections of the loop share.
 const SCRATCH_BYTES: usize = 64 << 10;
 
+/// Full buffers read from one connection before others get their turn.
+const READS_IN_A_ROW: u32 = 4;
+
 /// Orders that wait before the door does.
 const ORDERS_MAX: usize = 1024;
 
@@ -126,7 +129,7 @@ struct ShardLoop {
     orders: Inbox<Order>,
     desk: Desk,
     scratch: Vec<u8>,
-    /// Connections whose input waits for the control plane.
+    /// Connections whose input waits for the control plane, or for their turn.
     paused: Vec<ConnKey>,
     /// The slot that the next sweep begins with.
     swept: u32,
@@ -198,10 +201,10 @@ impl ShardLoop {
         }
     }
 
-    /// Reads until there is no more; `mio` tells of each arrival once.
+    /// Reads until there is no more, for `mio` tells of each arrival once; who sends without end waits for the next turn.
     fn read(&mut self, key: ConnKey) {
         let now_s = self.desk.now_s();
-        loop {
+        for _ in 0..READS_IN_A_ROW {
             let Some(conn) = self.desk.shard.wire(key) else { return };
             if conn.paused {
                 return;
@@ -226,6 +229,7 @@ impl ShardLoop {
                 Err(_) => return self.desk.close(key, Some(Doom::Broken), false),
             }
         }
+        self.pause(key);
     }
 
     fn keep_unread(&mut self, key: ConnKey, from: usize, to: usize) {
@@ -327,7 +331,7 @@ impl ShardLoop {
         self.desk.shard.send(key, out.into());
     }
 
-    // A control plane that keeps us waiting.
+    // Input that waits: for the control plane, or for a turn.
 
     fn pause(&mut self, key: ConnKey) {
         if let Some(conn) = self.desk.shard.wire(key).filter(|conn| !conn.paused) {
