@@ -139,8 +139,10 @@ struct ShardLoop {
 }
 
 /// A stop under way.
+#[derive(Clone, Copy)]
 struct Drain {
-    ends_ms: u64,
+    began_ms: u64,
+    over_ms: u64,
     /// The slot to close next.
     next: u32,
 }
@@ -376,7 +378,7 @@ impl ShardLoop {
                 Order::Adopt(arrival) => self.adopt(*arrival),
                 Order::Recheck => self.desk.recheck_apps(),
                 Order::Drain { over_ms } => {
-                    self.drain = Some(Drain { ends_ms: self.desk.now_ms + over_ms, next: 0 });
+                    self.drain = Some(Drain { began_ms: self.desk.now_ms, over_ms, next: 0 });
                 }
             }
         }
@@ -489,20 +491,20 @@ impl ShardLoop {
 
     // Stopping.
 
+    /// Each slot has its moment, however often we look: those who are closed answer, and wake us for it.
     fn drain_some(&mut self) {
-        let Some(drain) = &self.drain else { return };
-        let (slots, from) = (self.desk.shard.slots(), drain.next);
-        let left_ms = drain.ends_ms.saturating_sub(self.desk.now_ms);
-        let ticks_left = (left_ms / DRAIN_TICK.as_millis() as u64).max(1);
-        let share = u64::from(slots.saturating_sub(from)).div_ceil(ticks_left) as u32;
-        // Newcomers take freed slots behind us; the last round starts over until nobody is left.
-        let to = from.saturating_add(share.max(1)).min(slots);
-        for key in (from..to).filter_map(|slot| self.desk.shard.holder(slot)).collect::<Vec<_>>() {
+        let Some(Drain { began_ms, over_ms, next }) = self.drain else { return };
+        let (slots, gone_ms) = (self.desk.shard.slots(), self.desk.now_ms - began_ms);
+        let to = match gone_ms < over_ms {
+            true => (u64::from(slots) * gone_ms / over_ms) as u32,
+            false => slots,
+        };
+        for key in (next..to).filter_map(|slot| self.desk.shard.holder(slot)).collect::<Vec<_>>() {
             self.desk.close_with(key, CloseCode::RECONNECT, "", None);
         }
-        if let Some(drain) = &mut self.drain {
-            drain.next = if to >= slots { 0 } else { to };
-        }
+        // Newcomers take freed slots behind us: once the time is up, every round begins anew until nobody is left.
+        let next = if gone_ms < over_ms { to } else { 0 };
+        self.drain = Some(Drain { began_ms, over_ms, next });
     }
 
     fn drained(&self) -> bool {
@@ -517,7 +519,7 @@ impl ShardLoop {
     }
 }
 
-/// 0 stands for no deadline.
+/// 0 stands for no deadline. The second that has begun is not counted, or the time given would be shorter than promised.
 fn deadline(now_s: u32, within_s: u32) -> u32 {
-    if within_s == 0 { 0 } else { now_s + within_s }
+    if within_s == 0 { 0 } else { now_s + 1 + within_s }
 }
