@@ -1,1 +1,16 @@
-//! See ARCHITECTURE.md.
+//! The life of a job in a queue: put, claimed with a lease, finished; or given back, or parked for a person to look at.
+//!
+//! Always true: a job is in exactly one state, and each verb is one atomic act; so a crash between two verbs loses no job,
+//! and repeats at most those that were claimed.
+//!
+//! Not here: channels, subscribers, sockets, and the clock: times are handed in, in milliseconds of the caller's choice.
+
+pub mod job;
+pub mod memory;
+pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use job::{Job, JobId, Lease, Phase, Record, Spec, State};
+pub use memory::MemoryStore;
+pub use store::{JobStore, Put, StoreError};
