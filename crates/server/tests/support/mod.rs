@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use http::Response;
 pub use pusher::Socket;
 pub use server::Server;
-pub use websocket::{Frame, Refusal, WebSocket, opcode};
+pub use websocket::{Frame, Refusal, WebSocket, masked_frame, opcode};
 
 /// How long a test waits for what should come at once, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -56,13 +56,23 @@ pub struct WebSocket {
 impl WebSocket {
     /// Shakes hands with further headers, such as `Origin` or `Sec-WebSocket-Protocol`.
     pub fn open(addr: SocketAddr, target: &str, headers: &[(&str, &str)]) -> Result<Self, Refusal> {
+        Self::open_saying(addr, target, headers, b"")
+    }
+
+    /// The same for a client that does not wait for the answer before it sends its first bytes.
+    pub fn open_saying(
+        addr: SocketAddr,
+        target: &str,
+        headers: &[(&str, &str)],
+        first: &[u8],
+    ) -> Result<Self, Refusal> {
         let mut stream = http::connect(addr);
         let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!(
             "GET {target} HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
         );
-        stream.write_all(head.as_bytes()).expect("the handshake is sent");
+        stream.write_all(&[head.as_bytes(), first].concat()).expect("the handshake is sent");
         let mut received = Vec::new();
         let handshake = Response::read(&mut stream, &mut received);
         if handshake.status != 101 {
