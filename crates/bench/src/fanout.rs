@@ -155,35 +155,14 @@ impl Run<'_> {
     /// Publishes all requests below `end`, and waits until they have arrived.
     fn publish_until(&mut self, end: u32) -> Result<()> {
         if let Some(window) = self.options.lockstep {
-            self.publish_in_step(end, window)?;
+            let Run { crew, publisher, stamped, bar, .. } = self;
+            let step = Step { plan: self.options.plan(), window, patience: self.options.patience() };
+            step.publish(crew, publisher, stamped, bar, |id| id < end)?;
         } else {
             let mut load = Counted { stamped: &mut self.stamped, end, bar: &self.bar };
             self.publisher.run(&mut load, self.options.rate)?;
         }
         self.crew.drain(&self.published(), self.options.patience())
-    }
-
-    /// Publishes with at most `window` publications that have not reached everybody.
-    fn publish_in_step(&mut self, end: u32, window: u32) -> Result<()> {
-        // One lane, one publication in a request: its next request is the next publication.
-        let begin = self.publisher.ends()[0];
-        for id in begin..end {
-            if id >= begin + window && !self.reached_everybody(id - window)? {
-                return Ok(()); // Lost somewhere; the account will say how many.
-            }
-            let mut load = Counted { stamped: &mut self.stamped, end: id + 1, bar: &self.bar };
-            self.publisher.run(&mut load, None)?;
-        }
-        for id in end.saturating_sub(window).max(begin)..end {
-            if !self.reached_everybody(id)? {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    fn reached_everybody(&mut self, id: u32) -> Result<bool> {
-        self.crew.wait_complete(id, self.options.plan().channel(id), self.options.patience())
     }
 
     fn published(&self) -> Vec<u32> {
@@ -208,6 +187,44 @@ impl Run<'_> {
             report.latency(of, &histogram);
         }
         report.finish(&self.options.output)
+    }
+}
+
+/// Publishing with a bounded number of publications that have not reached everybody.
+pub struct Step {
+    pub plan: Plan,
+    /// That number.
+    pub window: u32,
+    pub patience: Duration,
+}
+
+impl Step {
+    /// Publishes while `more(id)`, then waits for the rest; ends early when one is lost, which the account will show.
+    /// The publisher has one lane and one publication in a request: its next request is the next publication.
+    pub fn publish(
+        &self,
+        crew: &mut Crew,
+        publisher: &mut Publisher,
+        stamped: &mut Stamped<'_>,
+        bar: &ProgressBar,
+        more: impl Fn(u32) -> bool,
+    ) -> Result<()> {
+        let begin = publisher.ends()[0];
+        let mut arrived = begin;
+        let mut next = begin;
+        while arrived < next || more(next) {
+            let room = next < arrived + self.window && more(next);
+            if !room {
+                if !crew.wait_complete(arrived, self.plan.channel(arrived), self.patience)? {
+                    return Ok(());
+                }
+                arrived += 1;
+                continue;
+            }
+            publisher.run(&mut Counted { stamped, end: next + 1, bar }, None)?;
+            next += 1;
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::ledger::PUBLICATIONS_MAX;
 use crate::plan::Plan;
 use crate::stamp::Stamp;
 use crate::target::{Target, unix_s};
@@ -103,22 +102,6 @@ impl Load for Counted<'_, '_> {
 
     fn answered(&mut self) {
         self.bar.inc(1);
-    }
-}
-
-/// Stamped publications without pause, for as long as somebody else is measuring.
-pub struct Until<'s, 'a, F> {
-    pub stamped: &'s mut Stamped<'a>,
-    pub done: F,
-}
-
-impl<F: Fn() -> bool> Load for Until<'_, '_, F> {
-    fn compose(&mut self, request: u32, out: &mut Vec<u8>) -> Composed {
-        if (self.done)() || request * self.stamped.plan.batch >= PUBLICATIONS_MAX {
-            return Composed::NoMore;
-        }
-        self.stamped.request(request, out);
-        Composed::Request
     }
 }
 

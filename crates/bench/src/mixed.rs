@@ -11,11 +11,12 @@ use clap::value_parser;
 use indicatif::ProgressBar;
 
 use crate::crew::{Clients, Crew, Roster};
-use crate::fanout::{DEFAULT_SIZE, SIZE, account, run_number};
-use crate::ledger::{Tally, Terms};
-use crate::load::{Counted, Stamped, Until};
+use crate::fanout::{DEFAULT_SIZE, SIZE, Step, account, run_number};
+use crate::ledger::{PUBLICATIONS_MAX, Tally, Terms};
+use crate::load::{Counted, Stamped};
 use crate::plan::Plan;
 use crate::publisher::{Accept, Flow, Publisher};
+use crate::receiver::Afterwards;
 use crate::report::{Output, Report};
 use crate::sys;
 use crate::target::{App, Secret, Target};
@@ -44,9 +45,10 @@ pub struct Options {
     /// Bytes of data in each publication
     #[arg(long, short, default_value_t = DEFAULT_SIZE, value_parser = value_parser!(u32).range(SIZE))]
     size: u32,
-    /// Publications of the flood in flight
-    #[arg(long, short, default_value_t = 2, value_name = "W", value_parser = value_parser!(u32).range(1..=10_000))]
-    in_flight: u32,
+    /// Publications of the flood that have yet to reach everybody: two keep the server at work without pause, more would
+    /// measure how long the clients' own queue is
+    #[arg(long, default_value_t = 2, value_name = "W", value_parser = value_parser!(u32).range(1..=10_000))]
+    window: u32,
     /// Publications to the quiet channel
     #[arg(long, short, default_value_t = 500, value_name = "K", value_parser = value_parser!(u32).range(1..8_000_000))]
     publications: u32,
@@ -69,8 +71,8 @@ impl Options {
         Target { url: self.target.url.clone(), app }
     }
 
-    fn terms(&self, lanes: u32, measured_from: u32) -> Terms {
-        let plan = Plan { lanes, channels: 1, batch: 1 };
+    fn terms(&self, measured_from: u32) -> Terms {
+        let plan = Plan { lanes: 1, channels: 1, batch: 1 };
         Terms { plan, run: run_number(), size: self.size as usize, measured_from }
     }
 }
@@ -82,12 +84,13 @@ pub fn run(options: &Options) -> Result<()> {
     let channel_prefix = format!("{}-quiet", options.clients.channel_prefix);
     let victim_clients = Clients { processes: Some(1), channel_prefix, ..options.clients.clone() };
     let warmup = (FLOOD_RISES_S * options.rate).ceil() as u32;
-    let (flood_terms, victim_terms) = (options.terms(options.in_flight, 0), options.terms(1, warmup));
+    let (flood_terms, victim_terms) = (options.terms(0), options.terms(warmup));
 
-    let mut flood = Side::ready(&options.target, &options.clients, options.subscribers, &flood_terms, false)?;
-    let mut quiet = Side::ready(&victim, &victim_clients, 1, &victim_terms, true)?;
+    let mut flood =
+        Side::ready(&options.target, &options.clients, options.subscribers, &flood_terms, Afterwards::ListenAndReport)?;
+    let mut quiet = Side::ready(&victim, &victim_clients, 1, &victim_terms, Afterwards::Listen)?;
     let before = output.server_usage()?;
-    let (went_first, flow) = std::thread::scope(|scope| {
+    let (went_first, (published, flood_s)) = std::thread::scope(|scope| {
         let quiet = &mut quiet;
         let measuring = scope.spawn(move || {
             let went_first = sys::go_first().is_ok();
@@ -95,7 +98,7 @@ pub fn run(options: &Options) -> Result<()> {
             anyhow::Ok(went_first)
         });
         // Ends with the thread however that ends, also by an error.
-        let flow = flood.publish_until(|| measuring.is_finished());
+        let flow = flood.publish_until(options.window, || measuring.is_finished());
         let went_first = measuring.join().ok().context("the quiet app's publisher panicked")?;
         anyhow::Ok((went_first?, flow?))
     })?;
@@ -103,9 +106,8 @@ pub fn run(options: &Options) -> Result<()> {
 
     let mut report = Report::new("mixed");
     report.figure("flood_subscribers", f64::from(options.subscribers));
-    let flood_s = (flow.ended_ns - flow.began_ns).max(1) as f64 / 1e9;
-    report.figure("flood_publications_per_s", flow.answered as f64 / flood_s);
-    report.figure("flood_deliveries_per_s", flow.answered as f64 * f64::from(options.subscribers) / flood_s);
+    report.figure("flood_publications_per_s", f64::from(published) / flood_s);
+    report.figure("flood_deliveries_per_s", f64::from(published) * f64::from(options.subscribers) / flood_s);
     report.figure("quiet_clients_go_first", f64::from(u8::from(went_first)));
     let (flood_tally, flood_expected) = flood.finish()?;
     let (quiet_tally, quiet_expected) = quiet.finish()?;
@@ -132,11 +134,16 @@ impl<'a> Side<'a> {
         clients: &'a Clients,
         subscribers: u32,
         terms: &Terms,
-        goes_first: bool,
+        afterwards: Afterwards,
     ) -> Result<Side<'a>> {
         let Terms { plan, run, size, .. } = *terms;
         Ok(Side {
-            crew: Crew::muster(&Roster { goes_first, ..Roster::listeners(target, clients, subscribers, terms) })?,
+            // Whoever reports is the flood.
+            crew: Crew::muster(&Roster {
+                afterwards,
+                goes_first: afterwards == Afterwards::Listen,
+                ..Roster::listeners(target, clients, subscribers, terms)
+            })?,
             publisher: Publisher::open(&target.url, plan.lanes, Accept::Success)?,
             stamped: Stamped::new(target, &clients.channel_prefix, plan, run, size),
             plan,
@@ -148,8 +155,14 @@ impl<'a> Side<'a> {
         self.publisher.run(load, Some(rate))
     }
 
-    fn publish_until(&mut self, done: impl Fn() -> bool) -> Result<Flow> {
-        self.publisher.run(&mut Until { stamped: &mut self.stamped, done }, None)
+    /// Publishes without pause; returns how many and for how many seconds.
+    fn publish_until(&mut self, window: u32, done: impl Fn() -> bool) -> Result<(u32, f64)> {
+        let began_ns = sys::monotonic_ns();
+        let step = Step { plan: self.plan, window, patience: PATIENCE };
+        let Side { crew, publisher, stamped, .. } = self;
+        step.publish(crew, publisher, stamped, &ProgressBar::hidden(), |id| id < PUBLICATIONS_MAX && !done())?;
+        let took_s = (sys::monotonic_ns() - began_ns).max(1) as f64 / 1e9;
+        Ok((self.publisher.ends()[0], took_s))
     }
 
     /// What was received, and what should have been.
