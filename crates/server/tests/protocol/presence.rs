@@ -69,7 +69,6 @@ fn a_user_comes_with_its_first_socket_and_leaves_with_its_last() {
     second.ws.hang_up();
     first.settle();
     witness.expect_nothing();
-    server.get("/channels/presence-room", &[("info", "user_count,subscription_count")]);
     drop(third);
     witness.expect(&removed("ann"));
     witness.expect_nothing();
