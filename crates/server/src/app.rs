@@ -93,6 +93,10 @@ impl Node {
     }
 
     async fn run(self) -> anyhow::Result<()> {
+        // Before the addresses are printed: whoever reads them may signal at once.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut reloads = config::watch(self.source, self.config.clone())?;
         let (stop, stopping) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(true));
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
@@ -111,9 +115,6 @@ impl Node {
         if self.config.dev {
             println!("{}", demo::banner(http, admin));
         }
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut reloads = config::watch(self.source, self.config.clone())?;
         loop {
             tokio::select! {
                 Some(config) = reloads.recv() => reload(&self.apps, &config, &self.loops).await,

@@ -181,7 +181,7 @@ impl ShardLoop {
         } else if self.drain.is_some() {
             DRAIN_TICK
         } else {
-            TICK
+            (self.ticked + TICK).saturating_sub(self.began.elapsed())
         }
     }
 
