@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_proto::json::json_string_token;
 use fanfare_proto::server;
 use fanfare_proto::socket_id::SocketId;
 use hashbrown::HashMap;
@@ -222,7 +223,7 @@ impl Stripe {
         }
         open.told_at = Some(now);
         open.untold = false;
-        let data = format!(r#""{{\"subscription_count\":{total}}}""#);
+        let data = json_string_token(&server::subscription_count_data(total));
         self.publish(key, Publication::event("\"pusher_internal:subscription_count\"", data)).await;
     }
 
@@ -316,7 +317,7 @@ impl Stripe {
     }
 
     async fn publish_change(&self, key: &ChannelKey, event: &str, data: &str, version: u64, except: SocketId) {
-        let mut publication = Publication::event(json_token(event), json_token(data));
+        let mut publication = Publication::event(json_string_token(event), json_string_token(data));
         publication.kind = Kind::Presence { version };
         publication.except = Some(except);
         self.publish(key, publication).await;
@@ -341,13 +342,9 @@ impl Stripe {
     }
 
     async fn tell_watchers(&self, app: &str, user: &str, state: &str) {
-        let mut data = br#"{"events":[{"name":""#.to_vec();
-        data.extend_from_slice(state.as_bytes());
-        data.extend_from_slice(br#"","user_ids":["#);
-        server::json_string(&mut data, user);
-        data.extend_from_slice(b"]}]}");
-        let data = String::from_utf8(data).expect("JSON text made from strings");
-        let mut publication = Publication::event("\"pusher_internal:watchlist_events\"", json_token(&data));
+        let user_ids = json_string_token(user);
+        let data = format!(r#"{{"events":[{{"name":"{state}","user_ids":[{user_ids}]}}]}}"#);
+        let mut publication = Publication::event("\"pusher_internal:watchlist_events\"", json_string_token(&data));
         publication.kind = Kind::Unaddressed;
         self.publish(&watch_channel(app, user), publication).await;
     }
@@ -391,12 +388,6 @@ fn watchlist_texts(watchlist: &[String], now: &[bool], before: Option<&[bool]>) 
         })
     };
     [text("online", true), text("offline", false)].into_iter().flatten().collect()
-}
-
-fn json_token(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len() + 16);
-    server::json_string(&mut out, text);
-    String::from_utf8(out).expect("a JSON string of a string is UTF-8")
 }
 
 fn pop_due(queue: &mut VecDeque<(Instant, Due)>, now: Instant) -> Option<Due> {

@@ -45,12 +45,6 @@ pub fn subscription_succeeded(out: &mut Vec<u8>, channel: &str, presence: Option
     message(out, "pusher_internal:subscription_succeeded", Some(channel), presence.unwrap_or("{}"));
 }
 
-/// `pusher_internal:subscription_count`.
-pub fn subscription_count(out: &mut Vec<u8>, channel: &str, n: u64) {
-    let data = format!(r#"{{"subscription_count":{n}}}"#);
-    message(out, "pusher_internal:subscription_count", Some(channel), &data);
-}
-
 /// `pusher:ping`.
 pub fn ping(out: &mut Vec<u8>) {
     message(out, "pusher:ping", None, "{}");
@@ -131,6 +125,11 @@ pub fn member_added_data(user_id: &str, user_info: Option<&str>) -> String {
 pub fn member_removed_data(user_id: &str) -> String {
     let user_id = crate::json::json_string_token(user_id);
     format!(r#"{{"user_id":{user_id}}}"#)
+}
+
+/// The data of `pusher_internal:subscription_count`, as JSON text.
+pub fn subscription_count_data(n: u64) -> String {
+    format!(r#"{{"subscription_count":{n}}}"#)
 }
 
 /// An event of the protocol itself, whose data is the string of `data`.

@@ -49,6 +49,9 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a kept connection may stand idle between two requests. Longer than the 60 s that proxies keep theirs.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// How long a peer whose head was refused may go on sending, so that it hears why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// What answers plain HTTP requests.
 pub trait Http: Send + Sync + 'static {
     /// Answers one request; never fails, for an error is an answer too.
@@ -316,7 +319,10 @@ impl BadHead {
             "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{message}\n"
         );
         // The peer may have left; then there is nobody to tell.
-        let _ = stream.write_all(answer.as_bytes()).await;
+        if stream.write_all(answer.as_bytes()).await.is_ok() && stream.shutdown().await.is_ok() {
+            // Closing on unread input is a reset, which may destroy the answer on its way (RFC 9112 §9.6).
+            let _ = tokio::time::timeout(LAST_WORDS, tokio::io::copy(&mut stream, &mut tokio::io::sink())).await;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use fanfare_hub::{ChannelKey, Member, Publication, Request, StoreError};
 use fanfare_proto::channel::{Access, ChannelKind, ChannelName};
 use fanfare_proto::client::ClientMessage;
 use fanfare_proto::close::{CloseCode, ErrorCode};
+use fanfare_proto::json::json_string_token;
 use fanfare_proto::presence::{ChannelData, UserData};
 use fanfare_proto::{server, sign, ws};
 use serde_json::value::RawValue;
@@ -181,7 +182,7 @@ impl Desk {
         let hold = kind.is_presence() || kind.cache;
         let subscribed = self.shard.subscribe(key, channel.as_str(), traits, hold);
         if let (Some(member), Some(conn)) = (&member, self.shard.wire(key)) {
-            conn.more().members.push((channel.name().into(), json_token(&member.user_id).into()));
+            conn.more().members.push((channel.name().into(), json_string_token(&member.user_id).into()));
         }
         if hold {
             let (from, socket, cached) = (self.index, self.socket_id(key), kind.cache);
@@ -300,7 +301,7 @@ impl Desk {
             let message = format!("Client event rejected - at most {rate} client events per second are allowed");
             return Err((Some(ErrorCode::ClientEventRate.code()), message));
         }
-        let mut publication = Publication::event(json_token(event), &*data);
+        let mut publication = Publication::event(json_string_token(event), &*data);
         publication.permit = Some(app.usage.client_event_window.try_take(1, len).ok_or_else(|| {
             let message = "Client event rejected - the app publishes faster than its subscribers are served";
             (Some(ErrorCode::ClientEventRate.code()), message.to_owned())
@@ -390,12 +391,6 @@ fn json_text(message: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = Vec::new();
     message(&mut out);
     out
-}
-
-fn json_token(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len() + 8);
-    server::json_string(&mut out, text);
-    String::from_utf8(out).expect("a JSON string of a string is UTF-8")
 }
 
 /// What a peer sent, short enough to be sent back.

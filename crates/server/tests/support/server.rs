@@ -19,6 +19,8 @@ use super::pusher::Socket;
 use super::websocket::WebSocket;
 use super::{APP_ID, KEY, PATIENCE, SECRET};
 
+const BINARY: &str = env!("CARGO_BIN_EXE_fanfare");
+
 /// A server of this test alone. Dropping it ends it; when the test has failed, its log is shown.
 pub struct Server {
     child: Child,
@@ -43,8 +45,18 @@ impl Server {
 
     /// Starts on a public address of the test's choice: that of a server which was there before.
     pub fn start_on(config: &str, args: &[&str], listen: &str) -> Self {
+        Self::launch(Command::new(BINARY), config, args, listen)
+    }
+
+    /// Starts with so many open files allowed, where `start` leaves the limit of the test itself.
+    pub fn start_with_files(config: &str, files_max: usize) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {files_max}; exec \"$0\" \"$@\""), BINARY]);
+        Self::launch(command, config, &[], "127.0.0.1:0")
+    }
+
+    fn launch(mut command: Command, config: &str, args: &[&str], listen: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
         command
             .args(["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0"])
             .args(args)
