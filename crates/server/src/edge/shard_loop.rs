@@ -20,6 +20,7 @@ use fanfare_hub::shard::{ConnKey, Doom, Shard};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::ws::{Assembler, Incoming, Limits};
 use fanfare_proto::{deflate, server, ws};
+use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::conn::Conn;
@@ -158,7 +159,7 @@ impl ShardLoop {
             }
             self.desk.now_ms = self.began.elapsed().as_millis() as u64;
             for event in &events {
-                self.socket_event(event.token(), event.is_readable(), event.is_writable());
+                self.socket_event(event);
             }
             self.resume_paused();
             self.read_mail();
@@ -187,7 +188,8 @@ impl ShardLoop {
 
     // Sockets.
 
-    fn socket_event(&mut self, token: Token, readable: bool, writable: bool) {
+    fn socket_event(&mut self, event: &Event) {
+        let token = event.token();
         if token == WAKE {
             return;
         }
@@ -195,16 +197,17 @@ impl ShardLoop {
             return self.desk.farewells.ready(token, &mut self.scratch);
         }
         let key = ConnKey::from_bits(token.0 as u64);
-        if writable {
+        if event.is_writable() {
             self.desk.shard.writable(key);
         }
-        if readable {
-            self.read(key);
+        if event.is_readable() {
+            self.read(key, event.is_read_closed());
         }
     }
 
     /// Reads until there is no more, for `mio` tells of each arrival once; who sends without end waits for the next turn.
-    fn read(&mut self, key: ConnKey) {
+    /// `ended`: the peer may have closed already. It is told together with its last bytes, so a short read is not the end.
+    fn read(&mut self, key: ConnKey, ended: bool) {
         let now_s = self.desk.now_s();
         for _ in 0..READS_IN_A_ROW {
             let Some(conn) = self.desk.shard.wire(key) else { return };
@@ -222,7 +225,7 @@ impl ShardLoop {
                     conn.pinged = false;
                     let whole = kept + n == self.scratch.len();
                     self.consume(key, kept + n);
-                    if !whole {
+                    if !whole && !ended {
                         return;
                     }
                 }
@@ -352,7 +355,8 @@ impl ShardLoop {
             let unread = conn.take_unread();
             self.scratch[..unread.len()].copy_from_slice(&unread);
             self.consume(key, unread.len());
-            self.read(key);
+            // While it waited, nobody looked at whether it has closed.
+            self.read(key, true);
         }
     }
 
