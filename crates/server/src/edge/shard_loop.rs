@@ -479,12 +479,13 @@ impl ShardLoop {
             let message = "Connection not authorized within timeout";
             return self.desk.close_with(key, CloseCode::UNAUTHORIZED, message, None);
         }
+        // Both times are cut to seconds, so only one more of them is surely as long as was promised.
         let silent_s = now_s.saturating_sub(conn.heard_s);
-        if conn.pinged && silent_s >= activity_s + pong_s {
+        if conn.pinged && silent_s > activity_s + pong_s {
             LoopStats::count(&self.desk.stats.closed_silent);
             return self.desk.close_with(key, CloseCode::PONG_MISSING, "", None);
         }
-        if !conn.pinged && silent_s >= activity_s {
+        if !conn.pinged && silent_s > activity_s {
             conn.pinged = true;
             // Both kinds: Java and Swift clients answer frames only, and older ones events only.
             let mut pings = text_frame(server::ping).to_vec();
