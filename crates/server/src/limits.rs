@@ -137,7 +137,8 @@ impl PublishRate {
 const WINDOW_BYTES: usize = 8 << 20;
 
 /// What a publication through the API counts for at least. 128 of them in flight are plenty to join into one write; more
-/// would only stand in a queue, where each adds its own delay (64 KiB at 5,000 subscribers is already a quarter second).
+/// would only stand in a queue, where each adds its own delay: to 5,000 subscribers, at 0.4 µs a delivery, 128 are already a
+/// quarter of a second.
 const PUBLISH_BYTES_MIN: usize = 64 << 10;
 
 /// What a client event counts for at least. A loop takes in the events of many connections at once, and must not wait.
