@@ -321,7 +321,18 @@ impl BadHead {
         // The peer may have left; then there is nobody to tell.
         if stream.write_all(answer.as_bytes()).await.is_ok() && stream.shutdown().await.is_ok() {
             // Closing on unread input is a reset, which may destroy the answer on its way (RFC 9112 §9.6).
-            let _ = tokio::time::timeout(LAST_WORDS, tokio::io::copy(&mut stream, &mut tokio::io::sink())).await;
+            let _ = tokio::time::timeout(LAST_WORDS, read_and_forget(&stream)).await;
+        }
+    }
+}
+
+/// Returns once the peer has closed. A buffer lives only while there is something to read: who says nothing costs none.
+async fn read_and_forget(stream: &tokio::net::TcpStream) {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0; 4096]) {
+            Ok(n) if n > 0 => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return,
         }
     }
 }

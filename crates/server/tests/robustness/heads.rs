@@ -86,13 +86,17 @@ fn peers_that_connect_and_say_nothing_are_let_go() {
     let (files, rss) = (server.open_files(), server.rss_bytes());
     let mut silent: Vec<_> = (0..SILENT).map(|_| server.tcp()).collect();
     server.connect().settle();
-    let grown = server.rss_bytes().saturating_sub(rss) / SILENT as u64;
-    println!("{SILENT} silent peers: {grown} bytes each");
+    let grown = || server.rss_bytes().saturating_sub(rss) / SILENT as u64;
     // A task, a socket in the runtime's tables, a buffer that has not begun: far from the 16 KiB that a head may have.
-    assert!(grown < 8 << 10);
+    let waiting = grown();
+    assert!(waiting < 8 << 10, "{waiting} bytes for each peer whose head is awaited");
     for stream in &mut silent {
         assert_eq!(status(&answer(stream)), "408");
     }
+    // They have heard why, and have not gone yet.
+    let refused = grown();
+    assert!(refused < 8 << 10, "{refused} bytes for each peer that was refused");
+    println!("{SILENT} silent peers: {waiting} bytes each, {refused} once refused");
     drop(silent);
     eventually("the files are closed", || server.open_files() <= files);
 }
