@@ -17,7 +17,7 @@ use crate::broker::{Broker, BrokerError, BrokerEvents, Cached, Keep, StreamPosit
 use crate::key::ChannelKey;
 use crate::mail::{Mail, Mailbox, Request};
 use crate::presence::{Counts, Member, PresenceStore, StoreError};
-use crate::publication::{Frames, Kind, Publication};
+use crate::publication::{Encode, Frames, Kind, Publication};
 use crate::stripe::{Ask, Stripe};
 
 /// Loops that a node may have: their set is one word.
@@ -30,19 +30,18 @@ const STRIPES: usize = 16;
 const REQUESTS_MAX: usize = 1024;
 
 /// Which loops hold subscribers of a channel; what the broker delivers to.
-#[derive(Debug)]
 pub struct Routes {
     loops: Vec<Mailbox<Mail>>,
     /// A bit for each loop with at least one subscriber, now or a moment ago.
     holders: papaya::HashMap<ChannelKey, u64>,
-    deflate_bytes_min: usize,
+    encoder: Arc<dyn Encode>,
 }
 
 impl Routes {
-    /// Routes to these loops; publications under `deflate_bytes_min` bytes are never compressed.
-    pub fn new(loops: Vec<Mailbox<Mail>>, deflate_bytes_min: usize) -> Self {
+    /// Routes to these loops, whose subscribers take their messages as `encoder` writes them.
+    pub fn new(loops: Vec<Mailbox<Mail>>, encoder: Arc<dyn Encode>) -> Self {
         assert!(loops.len() <= LOOPS_MAX, "at most {LOOPS_MAX} loops");
-        Routes { loops, holders: papaya::HashMap::new(), deflate_bytes_min }
+        Routes { loops, holders: papaya::HashMap::new(), encoder }
     }
 
     pub(crate) fn set(&self, key: &ChannelKey, holders: u64) {
@@ -70,7 +69,7 @@ impl BrokerEvents for Routes {
         if holders == 0 {
             return;
         }
-        let frames = Arc::new(Frames::new(key.clone(), publication, position, self.deflate_bytes_min));
+        let frames = Arc::new(Frames::new(key.clone(), publication, position, self.encoder.clone()));
         for (index, mailbox) in self.loops.iter().enumerate() {
             if holders & (1 << index) != 0 {
                 mailbox.send(Mail::Publication(frames.clone())).await;

@@ -26,5 +26,5 @@ pub use hub::Hub;
 pub use key::ChannelKey;
 pub use mail::{Mail, Mailbox, Request};
 pub use presence::{Counts, Joined, Left, Member, PresenceStore, StoreError};
-pub use publication::{Frames, Kind, Publication};
+pub use publication::{Encode, Form, Frames, Kind, Publication};
 pub use shard::Shard;

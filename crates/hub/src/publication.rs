@@ -2,6 +2,8 @@
 //!
 //! Always true: a publication is encoded at most once per form per node. The publisher's `event` and `data` are kept as
 //! the JSON string tokens that they arrived as and are spliced into the frame; nothing is parsed or escaped again.
+//!
+//! Not here: what the forms are, but for Pusher's own two; a node brings its [`Encode`].
 
 use std::sync::{Arc, OnceLock};
 
@@ -42,6 +44,12 @@ pub struct Publication {
     pub except: Option<SocketId>,
     /// What it is to its receivers.
     pub kind: Kind,
+    /// The publisher's own id for it.
+    pub event_id: Option<Arc<str>>,
+    /// The media type that its publisher named.
+    pub content_type: Option<Arc<str>>,
+    /// When it was published, in milliseconds since the Unix epoch; 0 if nobody is to be told.
+    pub time_ms: u64,
     /// The publisher's share of its app's window; given back once every loop has walked its subscribers.
     pub permit: Option<OwnedSemaphorePermit>,
 }
@@ -55,6 +63,9 @@ impl Publication {
             user_id: None,
             except: None,
             kind: Kind::Event,
+            event_id: None,
+            content_type: None,
+            time_ms: 0,
             permit: None,
         }
     }
@@ -67,6 +78,9 @@ impl Publication {
             user_id: self.user_id.clone(),
             except: None,
             kind: self.kind,
+            event_id: self.event_id.clone(),
+            content_type: self.content_type.clone(),
+            time_ms: self.time_ms,
             permit: None,
         }
     }
@@ -80,35 +94,91 @@ impl Publication {
     }
 }
 
-/// A form in which a subscriber takes its messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// A WebSocket text frame.
-    Text,
-    /// A WebSocket text frame, compressed where that pays (RFC 7692, no context takeover).
-    Deflated,
+/// A form in which a subscriber takes its messages: a number that the node's [`Encode`] gives a meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Form(pub u8);
+
+impl Form {
+    /// A Pusher message in a WebSocket text frame.
+    pub const TEXT: Form = Form(0);
+    /// The same, compressed where that pays (RFC 7692, no context takeover).
+    pub const DEFLATED: Form = Form(1);
+}
+
+/// Turns publications into what goes out on sockets.
+pub trait Encode: Send + Sync {
+    /// How many forms there are.
+    fn forms(&self) -> usize;
+
+    /// All bytes of one publication in a form, framing included. None at all: it is not shown in this form.
+    fn encode(&self, form: Form, frames: &Frames) -> Bytes;
+
+    /// Several publications of one channel as they leave together.
+    fn join(&self, form: Form, frames: &[Arc<Frames>]) -> Bytes {
+        let len = frames.iter().map(|frames| frames.bytes(form).len()).sum();
+        let mut out = Vec::with_capacity(len);
+        frames.iter().for_each(|frames| out.extend_from_slice(frames.bytes(form)));
+        out.into()
+    }
+}
+
+/// Pusher's two forms: [`Form::TEXT`] and [`Form::DEFLATED`].
+#[derive(Clone, Copy, Debug)]
+pub struct PusherForms {
+    /// Messages of fewer bytes are not worth compressing.
+    pub deflate_bytes_min: usize,
+}
+
+impl Encode for PusherForms {
+    fn forms(&self) -> usize {
+        2
+    }
+
+    fn encode(&self, form: Form, frames: &Frames) -> Bytes {
+        let text = frames.publication().text(frames.key().name());
+        match form {
+            Form::DEFLATED => {
+                deflated_frame(&text, self.deflate_bytes_min).unwrap_or_else(|| frames.bytes(Form::TEXT).clone())
+            }
+            _ => ws::text_frame(&text).into(),
+        }
+    }
+}
+
+/// A compressed WebSocket text frame, if that is shorter and there are at least `bytes_min` bytes.
+pub fn deflated_frame(text: &[u8], bytes_min: usize) -> Option<Bytes> {
+    if text.len() < bytes_min {
+        return None;
+    }
+    let deflated = deflate::deflate(text);
+    if deflated.len() >= text.len() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(deflated.len() + 10);
+    ws::frame_header(&mut out, ws::FIN | ws::RSV1 | ws::TEXT, deflated.len());
+    out.extend_from_slice(&deflated);
+    Some(out.into())
 }
 
 /// A publication on its way through this node: its frames are made when first asked for, by whichever loop comes first.
-#[derive(Debug)]
 pub struct Frames {
     key: ChannelKey,
     publication: Arc<Publication>,
     position: Option<StreamPosition>,
-    deflate_bytes_min: usize,
-    text: OnceLock<Bytes>,
-    deflated: OnceLock<Bytes>,
+    encoder: Arc<dyn Encode>,
+    forms: Box<[OnceLock<Bytes>]>,
 }
 
 impl Frames {
-    /// Nothing is encoded yet. Messages under `deflate_bytes_min` bytes are not worth compressing.
+    /// Nothing is encoded yet.
     pub fn new(
         key: ChannelKey,
         publication: Arc<Publication>,
         position: Option<StreamPosition>,
-        deflate_bytes_min: usize,
+        encoder: Arc<dyn Encode>,
     ) -> Self {
-        Frames { key, publication, position, deflate_bytes_min, text: OnceLock::new(), deflated: OnceLock::new() }
+        let forms = std::iter::repeat_with(OnceLock::new).take(encoder.forms()).collect();
+        Frames { key, publication, position, encoder, forms }
     }
 
     /// The channel that it goes to.
@@ -126,34 +196,19 @@ impl Frames {
         self.position
     }
 
-    /// The whole frame, header and all, shared by every subscriber that takes this form.
+    /// All bytes in a form, shared by every subscriber that takes it.
     pub fn bytes(&self, form: Form) -> &Bytes {
-        match form {
-            Form::Text => self.text.get_or_init(|| self.encode_text()),
-            Form::Deflated => self.deflated.get_or_init(|| self.encode_deflated()),
-        }
+        self.forms[usize::from(form.0)].get_or_init(|| self.encoder.encode(form, self))
     }
 
-    fn encode_text(&self) -> Bytes {
-        frame(ws::FIN | ws::TEXT, &self.publication.text(self.key.name()))
-    }
-
-    fn encode_deflated(&self) -> Bytes {
-        let text = self.publication.text(self.key.name());
-        if text.len() < self.deflate_bytes_min {
-            return self.bytes(Form::Text).clone();
-        }
-        let deflated = deflate::deflate(&text);
-        if deflated.len() >= text.len() {
-            return self.bytes(Form::Text).clone();
-        }
-        frame(ws::FIN | ws::RSV1 | ws::TEXT, &deflated)
+    /// What made its bytes.
+    pub fn encoder(&self) -> &dyn Encode {
+        &*self.encoder
     }
 }
 
-fn frame(first: u8, payload: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(payload.len() + 10);
-    ws::frame_header(&mut out, first, payload.len());
-    out.extend_from_slice(payload);
-    out.into()
+impl std::fmt::Debug for Frames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frames").field("key", &self.key).field("position", &self.position).finish_non_exhaustive()
+    }
 }

@@ -9,7 +9,7 @@ use fanfare_hub::hub::{Requests, Routes, user_channel, watch_channel};
 use fanfare_hub::mail::{Bell, Entrance, Inbox, MAILBOX_LETTERS_MAX, mailbox};
 use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
 use fanfare_hub::presence::Counts;
-use fanfare_hub::publication::Form;
+use fanfare_hub::publication::{Form, PusherForms};
 use fanfare_hub::shard::{ConnKey, Traits};
 use fanfare_hub::{
     Broker, BrokerError, Cached, ChannelKey, Frames, Hub, Keep, Kind, Mail, Member, Publication, Request, Shard,
@@ -213,7 +213,7 @@ fn start_with<const LOOPS: usize>(letters_max: usize) -> (Node, [Post; LOOPS]) {
         mailboxes.push(sender);
         Post { inbox, woken }
     });
-    let routes = Arc::new(Routes::new(mailboxes, 1024));
+    let routes = Arc::new(Routes::new(mailboxes, Arc::new(PusherForms { deflate_bytes_min: 1024 })));
     let (shut, log) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let door = Arc::new(Door { broker: MemoryBroker::start(routes.clone(), 1), shut, log });
     let hub = Hub::start(routes, door.clone(), Arc::new(MemoryPresence::default()));
@@ -296,7 +296,7 @@ async fn a_loop_that_left_and_came_back_misses_nothing_while_its_request_waits()
     let (node, [mut one]) = start();
     let mut shard: Shard<Tap> = Shard::new(support::SALT, 1 << 20);
     let tap = Tap::new(Mood::Open);
-    let conn = shard.open(tap.clone(), 0, Form::Text);
+    let conn = shard.open(tap.clone(), 0, Form::TEXT);
     shard.subscribe(conn, room().as_str(), PLAIN, false);
     node.members(&room(), 0, 1);
     let opened = one.opened().await;
@@ -526,7 +526,7 @@ async fn a_count_that_wavers_about_a_hundred_is_not_told_more_often() {
 async fn a_channel_whose_rule_says_so_tells_its_subscribers_how_many_they_are() {
     let mut shard: Shard<Tap> = Shard::new(support::SALT, 1 << 20);
     let (node, [mut one]) = start();
-    let conn = shard.open(Tap::new(Mood::Open), 0, Form::Text);
+    let conn = shard.open(Tap::new(Mood::Open), 0, Form::TEXT);
     shard.subscribe(conn, room().as_str(), Traits { announce: true, ..PLAIN }, false);
     for change in shard.take_changes() {
         node.ask(Request::Members { key: change.key, from: 0, n: change.n, announce: change.announce });

@@ -23,7 +23,7 @@ fn key(name: &str) -> ChannelKey {
 
 fn join(shard: &mut Shard<Tap>, mood: Mood) -> (ConnKey, Tap) {
     let tap = Tap::new(mood);
-    (shard.open(tap.clone(), 0, Form::Text), tap)
+    (shard.open(tap.clone(), 0, Form::TEXT), tap)
 }
 
 /// A connection that is live on the channel and has been told nothing.
@@ -168,7 +168,7 @@ fn a_giant_channel_gives_way_between_slices() {
     let mut shard = shard();
     let crowd: Vec<Tap> = (0..CROWD).map(|_| live(&mut shard, "stadium", PLAIN, Mood::Open).1).collect();
     let tap = Tap::new(Mood::Open);
-    let lone = shard.open(tap.clone(), 1, Form::Text);
+    let lone = shard.open(tap.clone(), 1, Form::TEXT);
     shard.subscribe(lone, "2/room", PLAIN, false);
     shard.opened(&ChannelKey::new("2", "room"), &note("").slice(..0));
     publish(&mut shard, "stadium", 1);
@@ -264,7 +264,7 @@ fn a_dirty_mark_of_the_old_holder_does_not_reach_the_new_one() {
 fn each_subscriber_gets_its_own_form() {
     let mut shard = shard();
     let tap = Tap::new(Mood::Open);
-    let conn = shard.open(tap.clone(), 0, Form::Deflated);
+    let conn = shard.open(tap.clone(), 0, Form::DEFLATED);
     shard.subscribe(conn, "1/room", PLAIN, false);
     let (_, plain) = live(&mut shard, "room", PLAIN, Mood::Open);
     for (id, padding) in [(1, 0), (2, 300), (3, 0)] {

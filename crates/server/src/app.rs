@@ -15,6 +15,7 @@ use bytes::Bytes;
 use fanfare_hub::Hub;
 use fanfare_hub::hub::{LOOPS_MAX, Requests, Routes};
 use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
+use fanfare_hub::publication::PusherForms;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
@@ -83,7 +84,8 @@ impl Node {
         let occupancy = Occupancy::default();
         let (prepared, mailboxes): (Vec<_>, Vec<_>) =
             (0..n).map(|_| shard_loop::prepare()).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        let routes = Arc::new(Routes::new(mailboxes, config.deflate_min_bytes));
+        let routes =
+            Arc::new(Routes::new(mailboxes, Arc::new(PusherForms { deflate_bytes_min: config.deflate_min_bytes })));
         let broker = MemoryBroker::start(routes.clone(), epoch());
         let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();

@@ -190,8 +190,8 @@ struct Joined {
     frames: SmallVec<[Arc<Frames>; 1]>,
     excepts: SmallVec<[ConnKey; 2]>,
     salt: u64,
-    text: OnceCell<Bytes>,
-    deflated: OnceCell<Bytes>,
+    /// By form.
+    bytes: Box<[OnceCell<Bytes>]>,
 }
 
 impl Batch {
@@ -211,8 +211,9 @@ impl Batch {
         if pending.is_empty() && pending.capacity() > 64 {
             *pending = Vec::new();
         }
-        (n > 0)
-            .then(|| Batch(Joined { frames, excepts, salt, text: OnceCell::new(), deflated: OnceCell::new() }.into()))
+        let forms = frames.first()?.encoder().forms();
+        let bytes = std::iter::repeat_with(OnceCell::new).take(forms).collect();
+        Some(Batch(Joined { frames, excepts, salt, bytes }.into()))
     }
 
     pub fn frames(&self) -> &[Arc<Frames>] {
@@ -221,13 +222,9 @@ impl Batch {
 
     /// The same bytes for every subscriber that takes this form.
     pub fn bytes(&self, form: Form) -> &Bytes {
-        let cell = match form {
-            Form::Text => &self.0.text,
-            Form::Deflated => &self.0.deflated,
-        };
-        cell.get_or_init(|| match self.0.frames.as_slice() {
+        self.0.bytes[usize::from(form.0)].get_or_init(|| match self.0.frames.as_slice() {
             [only] => only.bytes(form).clone(),
-            many => join(many.iter(), form),
+            many => many[0].encoder().join(form, many),
         })
     }
 
@@ -240,12 +237,6 @@ impl Batch {
     pub fn frames_for(&self, conn: ConnKey) -> impl Iterator<Item = &Arc<Frames>> {
         self.0.frames.iter().filter(move |frames| except_here(frames, self.0.salt) != Some(conn))
     }
-}
-
-fn join<'a>(frames: impl Iterator<Item = &'a Arc<Frames>> + Clone, form: Form) -> Bytes {
-    let mut out = Vec::with_capacity(frames.clone().map(|frames| frames.bytes(form).len()).sum());
-    frames.for_each(|frames| out.extend_from_slice(frames.bytes(form)));
-    out.into()
 }
 
 /// The connection that a publication excludes, if it is one of this loop's: socket ids of a loop begin with its salt.

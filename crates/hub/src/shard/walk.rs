@@ -145,7 +145,8 @@ impl<W: Wire> Shard<W> {
         let conn = self.conns.get_mut(slot).expect("a member is open");
         let bytes = to.batch.bytes(conn.form);
         let deliveries = to.batch.frames().len() as u32;
-        if conn.doomed {
+        // No bytes: it is not for those who take this form.
+        if conn.doomed || bytes.is_empty() {
             return;
         }
         if !conn.outbox.is_empty() || (conn.subs.len() > 1 && !to.straight) {
@@ -195,6 +196,9 @@ impl<W: Wire> Shard<W> {
         }
         let Some(conn) = self.conns.get(slot).filter(|conn| !conn.doomed) else { return };
         let bytes = frames.bytes(conn.form).clone();
+        if bytes.is_empty() {
+            return;
+        }
         let channel = self.channels.get(number).expect("a subscription's channel exists");
         self.owe(slot, bytes, 1, channel.serial, channel.traits.newest);
     }

@@ -37,7 +37,7 @@ enum Action {
 }
 
 fn form() -> impl Strategy<Value = Form> {
-    prop_oneof![Just(Form::Text), Just(Form::Deflated)]
+    prop_oneof![Just(Form::TEXT), Just(Form::DEFLATED)]
 }
 
 fn mood() -> impl Strategy<Value = Mood> {
@@ -140,7 +140,7 @@ proptest! {
     ) {
         let mut world = World::new(outbox_bytes_max);
         for conn in 0..crowd {
-            world.open(0, if conn % 3 == 0 { Form::Deflated } else { Form::Text }, Mood::Open);
+            world.open(0, if conn % 3 == 0 { Form::DEFLATED } else { Form::TEXT }, Mood::Open);
             world.subscribe(conn, 0, false);
         }
         world.gate(0, true);

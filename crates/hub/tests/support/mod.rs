@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fanfare_hub::publication::PusherForms;
 use fanfare_hub::shard::{ConnKey, Sent, Traits, Wire};
 use fanfare_hub::{ChannelKey, Frames, Kind, Publication, Shard, StreamPosition};
 use fanfare_proto::deflate::inflate;
@@ -138,7 +139,7 @@ pub fn frames(key: &ChannelKey, publication: Publication) -> Arc<Frames> {
 
 /// A letter to a shard. Messages of 100 bytes and more are worth deflating.
 pub fn stored(key: &ChannelKey, publication: Publication, position: Option<StreamPosition>) -> Arc<Frames> {
-    Arc::new(Frames::new(key.clone(), publication.into(), position, 100))
+    Arc::new(Frames::new(key.clone(), publication.into(), position, Arc::new(PusherForms { deflate_bytes_min: 100 })))
 }
 
 /// As [`publication`], for a change of members.

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use fanfare_hub::hub::Routes;
 use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
+use fanfare_hub::publication::PusherForms;
 use fanfare_proto::sign::sign_query;
 use http_body_util::BodyExt;
 use hyper::header::RETRY_AFTER;
@@ -16,7 +17,7 @@ const EVENT: &[u8] = br#"{"name":"said","data":"x","channel":"room"}"#;
 /// An API over a hub without loops, so nobody listens.
 fn api() -> Api {
     let config = Config { path_prefix: "/push".into(), ..Config::default() };
-    let routes = Arc::new(Routes::new(Vec::new(), 0));
+    let routes = Arc::new(Routes::new(Vec::new(), Arc::new(PusherForms { deflate_bytes_min: 0 })));
     let broker = MemoryBroker::start(routes.clone(), 1);
     let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
     Api::new(hub, Apps::new(&config), &config)

@@ -424,7 +424,7 @@ impl ShardLoop {
             pinged: false,
             paused: false,
         };
-        let form = if deflate { Form::Deflated } else { Form::Text };
+        let form = if deflate { Form::DEFLATED } else { Form::TEXT };
         let key = self.desk.shard.open(conn, app.as_ref().map_or(u32::MAX, |app| app.ix.0), form);
         LoopStats::count(&self.desk.stats.connected);
         let conn = self.desk.shard.wire(key).expect("opened above");
