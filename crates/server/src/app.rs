@@ -11,12 +11,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use bytes::Bytes;
 use fanfare_hub::Hub;
 use fanfare_hub::hub::{LOOPS_MAX, Requests, Routes};
 use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
 use fanfare_hub::publication::PusherForms;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use mio::net::TcpListener;
@@ -28,7 +26,7 @@ use crate::apps::{Apps, Changed};
 use crate::config::{Config, Source};
 use crate::edge::door::{self, Door, Http};
 use crate::edge::upgrade::Gatekeeper;
-use crate::edge::{LoopHandle, Occupancy, Order, Settings, shard_loop};
+use crate::edge::{Body, LoopHandle, Occupancy, Order, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
 use crate::{config, demo};
 
@@ -64,13 +62,13 @@ struct Public {
 }
 
 impl Http for Public {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         if let Some(page) = demo::page(request.method(), request.uri().path(), &self.apps) {
-            return page;
+            return page.map(Body::from);
         }
         let response = self.api.serve(request).await;
         self.answers.count(response.status());
-        response
+        response.map(Body::from)
     }
 }
 

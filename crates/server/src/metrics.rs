@@ -21,7 +21,7 @@ use prometheus_client::registry::Registry;
 
 use crate::apps::Apps;
 use crate::edge::door::Http;
-use crate::edge::{LoopStats, Snapshot};
+use crate::edge::{Body, LoopStats, Snapshot};
 
 /// The admin listener: `/metrics`, `/healthz`, `/readyz`.
 #[derive(Debug)]
@@ -60,17 +60,18 @@ impl Admin {
 }
 
 impl Http for Admin {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "expected GET");
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "expected GET").map(Body::from);
         }
-        match request.uri().path() {
+        let response = match request.uri().path() {
             "/metrics" => self.metrics(),
             "/healthz" => plain(StatusCode::OK, "ok"),
             "/readyz" if self.ready.load(Ordering::Relaxed) => plain(StatusCode::OK, "ready"),
             "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             _ => plain(StatusCode::NOT_FOUND, "expected /metrics, /healthz or /readyz"),
-        }
+        };
+        response.map(Body::from)
     }
 }
 

@@ -2,23 +2,22 @@
 //!
 //! An idle subscriber costs the fixed part only; what few connections need stands in a box that most never get.
 
-use std::io::{ErrorKind, IoSlice, Write};
-use std::net::Shutdown;
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use fanfare_hub::ChannelKey;
 use fanfare_hub::shard::{Sent, Wire};
 use fanfare_proto::ws::Assembler;
-use mio::net::TcpStream;
 use serde_json::value::RawValue;
 
+use super::stream::Stream;
 use crate::apps::Usage;
 use crate::limits::Bucket;
 
 /// A WebSocket connection.
 #[derive(Debug)]
 pub struct Conn {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Where its place is counted; `None` on the echo route.
     pub usage: Option<Arc<Usage>>,
     pub assembler: Assembler,
@@ -73,27 +72,10 @@ impl Conn {
     pub fn take_unread(&mut self) -> Vec<u8> {
         self.more.as_mut().map(|more| std::mem::take(&mut more.unread)).unwrap_or_default()
     }
-
-    /// Says that nothing more will be written.
-    pub fn finish(&self) {
-        // It fails when the peer has gone already, which is all the same now.
-        let _ = self.stream.shutdown(Shutdown::Write);
-    }
 }
 
 impl Wire for Conn {
     fn write(&mut self, parts: &[IoSlice<'_>]) -> Sent {
-        loop {
-            let written = match parts {
-                [only] => self.stream.write(only),
-                many => self.stream.write_vectored(many),
-            };
-            return match written {
-                Ok(n) => Sent::Took(n),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => Sent::Took(0),
-                Err(_) => Sent::Broken,
-            };
-        }
+        self.stream.write(parts)
     }
 }

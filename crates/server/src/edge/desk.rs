@@ -121,10 +121,9 @@ impl Desk {
         if let Some(usage) = &conn.usage {
             usage.disconnect();
         }
-        if spoken {
-            conn.finish();
+        if spoken && let Some(socket) = conn.stream.finish() {
             let now_s = self.now_s();
-            self.farewells.keep(&self.registry, conn.stream, true, now_s);
+            self.farewells.keep(&self.registry, socket, true, now_s);
         }
     }
 

@@ -27,7 +27,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::upgrade::{Gatekeeper, Handshake, Head, handshake, is_upgrade};
-use super::{Admission, Arrival, LoopHandle, Order, Refusal};
+use super::{Admission, Arrival, Body, LoopHandle, Order, Refusal};
 use rewind::Rewind;
 
 mod rewind;
@@ -55,7 +55,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What answers plain HTTP requests.
 pub trait Http: Send + Sync + 'static {
     /// Answers one request; never fails, for an error is an answer too.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// A listening socket: an address in use, or one that is not ours, is found out here.
@@ -154,7 +154,10 @@ impl<H: Http> Door<H> {
     async fn hand_over(&self, stream: TcpStream, upgrade: Upgrade) {
         let Upgrade { head, unread, verdict } = upgrade;
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.loops.len();
-        self.loops[index].orders.send(Order::Adopt(Box::new(Arrival { stream, head, unread, verdict }))).await;
+        self.loops[index]
+            .orders
+            .send(Order::Adopt(Box::new(Arrival { stream: stream.into(), head, unread, verdict })))
+            .await;
     }
 
     async fn serve_http(self: Arc<Self>, stream: tokio::net::TcpStream, bytes: Vec<u8>) {
@@ -167,7 +170,7 @@ impl<H: Http> Door<H> {
         serve(io, answer, stopping).await;
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let head = HyperHead(&request);
         if request.method() != hyper::Method::GET || !is_upgrade(&head) {
             return self.http.answer(request).await;
@@ -239,7 +242,7 @@ pub async fn serve_only<H: Http>(
 async fn serve<F, A>(io: Rewind, answer: F, mut stopping: watch::Receiver<bool>)
 where
     F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
-    A: Future<Output = Result<Response<Full<Bytes>>, std::convert::Infallible>> + Send + 'static,
+    A: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
 {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).pipeline_flush(true);
@@ -385,8 +388,8 @@ fn join<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<Cow<'a, str>> {
     Some(values.fold(Cow::Borrowed(first), |all, value| Cow::Owned(format!("{all}, {value}"))))
 }
 
-fn switching(handshake: &Handshake) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
+fn switching(handshake: &Handshake) -> Response<Body> {
+    let mut response = Response::new(Full::default().into());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     for (name, value) in handshake.headers() {
         // A subprotocol is echoed, so it has passed hyper's own check on the way in.
@@ -397,8 +400,8 @@ fn switching(handshake: &Handshake) -> Response<Full<Bytes>> {
     response
 }
 
-fn bad_handshake(message: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(format!("{message}\n")));
+fn bad_handshake(message: &str) -> Response<Body> {
+    let mut response = Response::new(Full::from(format!("{message}\n")).into());
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     response

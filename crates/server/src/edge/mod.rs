@@ -11,15 +11,20 @@
 //! | `desk` | what a loop knows: its shard, its apps, its requests to the control plane |
 //! | `pusher` | the Pusher conversation with one connection |
 //! | `conn` | what is kept for each connection |
+//! | `stream`, `pipe` | what a connection is written on: a socket, or a pipe into an answer that hyper sends |
+//! | `body` | the body of such an answer |
 //! | `farewell` | sockets that have been closed and still hold our last words |
 
+mod body;
 mod conn;
 mod desk;
 pub mod door;
 mod farewell;
+mod pipe;
 mod pusher;
 pub mod shard_loop;
 mod stats;
+mod stream;
 pub mod upgrade;
 
 use std::sync::Arc;
@@ -27,12 +32,14 @@ use std::sync::atomic::AtomicU32;
 
 use fanfare_hub::Mailbox;
 use fanfare_proto::close::CloseCode;
-use mio::net::TcpStream;
 
 use crate::apps::App;
 use crate::config::Config;
 
+pub use body::Body;
+use pipe::Pipes;
 pub use stats::{LoopStats, Snapshot};
+pub use stream::Stream;
 
 /// What all connections of a node are measured by.
 #[derive(Clone, Debug)]
@@ -85,11 +92,11 @@ pub enum Order {
     },
 }
 
-/// A socket on its way into a loop.
+/// A connection on its way into a loop.
 #[derive(Debug)]
 pub struct Arrival {
-    /// The socket, not registered anywhere.
-    pub stream: TcpStream,
+    /// The socket or pipe, not registered anywhere.
+    pub stream: Stream,
     /// The response head still to be written; empty if it has been.
     pub head: Vec<u8>,
     /// What the peer sent behind its request head.
@@ -121,6 +128,8 @@ pub struct Refusal {
 pub struct LoopHandle {
     /// Where orders go.
     pub orders: Mailbox<Order>,
+    /// Its pipes, and their news.
+    pipes: Pipes,
     /// What the loop counts.
     pub stats: Arc<LoopStats>,
 }

@@ -7,7 +7,7 @@
 //! Always true: the loop never waits for anything but its poll, so its mailboxes always drain.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,16 +16,18 @@ use fanfare_hub::Mail;
 use fanfare_hub::hub::Requests;
 use fanfare_hub::mail::{Bell, Inbox, MAILBOX_LETTERS_MAX, Mailbox, Wake, mailbox};
 use fanfare_hub::publication::Form;
-use fanfare_hub::shard::{ConnKey, Doom, Shard};
+use fanfare_hub::shard::{ConnKey, Doom, Sent, Shard};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::ws::{Assembler, Incoming, Limits};
 use fanfare_proto::{deflate, server, ws};
 use mio::event::Event;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 
 use super::conn::Conn;
 use super::desk::{Desk, last_words, text_frame};
 use super::farewell::Farewells;
+use super::pipe::{News, Pipes};
+use super::stream::Stream;
 use super::{Admission, Arrival, LoopHandle, LoopStats, Occupancy, Order, Settings};
 use crate::apps::Apps;
 
@@ -70,8 +72,8 @@ pub fn prepare() -> std::io::Result<(Prepared, Mailbox<Mail>)> {
     });
     let bell = Bell::new(wake);
     let (mail_in, mail) = mailbox(MAILBOX_LETTERS_MAX, bell.clone());
-    let (orders_in, orders) = mailbox(ORDERS_MAX, bell);
-    let handle = LoopHandle { orders: orders_in, stats: Arc::default() };
+    let (orders_in, orders) = mailbox(ORDERS_MAX, bell.clone());
+    let handle = LoopHandle { orders: orders_in, pipes: Pipes::new(bell), stats: Arc::default() };
     Ok((Prepared { poll, mail, orders, handle }, mail_in))
 }
 
@@ -111,6 +113,7 @@ impl Prepared {
             poll: self.poll,
             mail: self.mail,
             orders: self.orders,
+            pipes: self.handle.pipes,
             desk,
             scratch: vec![0; SCRATCH_BYTES],
             paused: Vec::new(),
@@ -128,6 +131,7 @@ struct ShardLoop {
     poll: Poll,
     mail: Inbox<Mail>,
     orders: Inbox<Order>,
+    pipes: Pipes,
     desk: Desk,
     scratch: Vec<u8>,
     /// Connections whose input waits for the control plane, or for their turn.
@@ -377,6 +381,7 @@ impl ShardLoop {
                 }
             }
         }
+        self.read_news();
         while let Some(order) = self.orders.take() {
             match order {
                 Order::Adopt(arrival) => self.adopt(*arrival),
@@ -384,6 +389,17 @@ impl ShardLoop {
                 Order::Drain { over_ms } => {
                     self.drain = Some(Drain { began_ms: self.desk.now_ms, over_ms, next: 0 });
                 }
+            }
+        }
+    }
+
+    /// Pipes that have room again, or lost their readers.
+    fn read_news(&mut self) {
+        for key in self.pipes.take_news() {
+            match self.desk.shard.wire(key).map(|conn| conn.stream.hear_news()) {
+                Some(News::Room) => self.desk.shard.writable(key),
+                Some(News::Gone) => self.desk.close(key, None, false),
+                None => {}
             }
         }
     }
@@ -400,17 +416,17 @@ impl ShardLoop {
         }
     }
 
-    fn turn_away(&mut self, mut stream: mio::net::TcpStream, words: &[u8]) {
+    fn turn_away(&mut self, mut stream: Stream, words: &[u8]) {
         // A new socket takes a few hundred bytes; if it does not, its peer is gone.
-        if std::io::Write::write(&mut stream, words).is_ok_and(|n| n == words.len())
-            && stream.shutdown(std::net::Shutdown::Write).is_ok()
+        if stream.write(&[IoSlice::new(words)]) == Sent::Took(words.len())
+            && let Some(socket) = stream.finish()
         {
             let now_s = self.desk.now_s();
-            self.desk.farewells.keep(&self.desk.registry, stream, false, now_s);
+            self.desk.farewells.keep(&self.desk.registry, socket, false, now_s);
         }
     }
 
-    fn admit(&mut self, stream: mio::net::TcpStream, head: Vec<u8>, unread: &[u8], admission: Admission) {
+    fn admit(&mut self, stream: Stream, head: Vec<u8>, unread: &[u8], admission: Admission) {
         let Admission { app, deflate } = admission;
         let now_s = self.desk.now_s();
         let conn = Conn {
@@ -428,8 +444,7 @@ impl ShardLoop {
         let key = self.desk.shard.open(conn, app.as_ref().map_or(u32::MAX, |app| app.ix.0), form);
         LoopStats::count(&self.desk.stats.connected);
         let conn = self.desk.shard.wire(key).expect("opened above");
-        let (token, interest) = (Token(key.bits() as usize), Interest::READABLE | Interest::WRITABLE);
-        if let Err(error) = self.poll.registry().register(&mut conn.stream, token, interest) {
+        if let Err(error) = conn.stream.register(self.poll.registry(), key) {
             tracing::warn!(%error, "a socket cannot be watched and is closed");
             return self.desk.close(key, None, false);
         }
