@@ -152,6 +152,36 @@ impl ChannelKind<'_> {
     }
 }
 
+/// A channel's name, or the beginning of names and a `*`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ChannelPattern(Box<str>);
+
+impl ChannelPattern {
+    /// Reads a pattern whose name, or beginning, has at most `len_max` bytes.
+    pub fn parse(text: &str, len_max: usize) -> Result<Self, BadName> {
+        match text.strip_suffix('*') {
+            // Every name begins so (`*`), or every user's own channel, of which this alone is no name.
+            Some(beginning) if SERVER_TO_USER.starts_with(beginning) => {}
+            Some(beginning) => _ = ChannelName::parse(beginning, len_max)?,
+            None => _ = ChannelName::parse(text, len_max)?,
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Whether the channel of this name is meant.
+    pub fn matches(&self, name: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => name == &*self.0,
+        }
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Why a name cannot be an event's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEventName {

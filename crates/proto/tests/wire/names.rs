@@ -1,6 +1,6 @@
 //! Channels, events, sockets, versions, cursors, close codes.
 
-use fanfare_proto::channel::{Access, BadEventName, BadName, ChannelName, NAME_LEN_MAX, event_name_ok};
+use fanfare_proto::channel::{Access, BadEventName, BadName, ChannelName, ChannelPattern, NAME_LEN_MAX, event_name_ok};
 use fanfare_proto::close::{CloseCode, ErrorCode, Reconnect};
 use fanfare_proto::cursor::{BadCursor, CURSOR_LEN_MAX, Cursor};
 use fanfare_proto::socket_id::{BadSocketId, SocketId};
@@ -162,6 +162,19 @@ fn codes_that_must_not_travel_are_no_close_codes() {
 fn error_codes_are_numbers_of_their_own() {
     assert_eq!(ErrorCode::ClientEventRate.code(), 4301);
     assert_eq!(ErrorCode::WatchlistLimit.code(), 4302);
+}
+
+#[test]
+fn a_pattern_is_a_name_or_the_beginning_of_names() {
+    let pattern = |text| ChannelPattern::parse(text, 200).expect(text);
+    assert!(pattern("news").matches("news") && !pattern("news").matches("news-2"));
+    assert!(pattern("news-*").matches("news-2") && pattern("news-*").matches("news-"));
+    assert!(!pattern("news-*").matches("news"));
+    assert!(pattern("*").matches("anything"));
+    assert!(pattern("#server-to-user-*").matches("#server-to-user-ann"));
+    for text in ["", "a b", "a*b", "a b*", "**", "#mine*", "#server-to-user-"] {
+        assert!(ChannelPattern::parse(text, 200).is_err(), "{text}");
+    }
 }
 
 #[test]
