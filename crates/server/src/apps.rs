@@ -9,7 +9,7 @@
 //!
 //! Not here: where the settings come from (`config`), and closing the connections of an app that went (`app`).
 
-use crate::config::{AppSettings, Config, Key, Secret};
+use crate::config::{AppSettings, Config, Key, Retention, Secret};
 use crate::limits::{PublishRate, RetryAfter, Window};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
@@ -59,10 +59,15 @@ impl App {
 
     /// Whether a slow subscriber of the channel keeps the newest publications instead of being closed.
     pub fn keeps_newest(&self, channel: &str) -> bool {
-        self.keep_newest.iter().any(|rule| match rule.strip_suffix('*') {
-            Some(beginning) => channel.starts_with(beginning),
-            None => channel == &**rule,
-        })
+        self.keep_newest.iter().any(|pattern| pattern.matches(channel))
+    }
+
+    /// What is kept of the channel's publications; `None`: nothing.
+    pub fn history_rule(&self, channel: &str) -> Option<Retention> {
+        match self.history.iter().find(|rule| rule.channels.matches(channel)) {
+            Some(rule) => rule.retention,
+            None => Some(Retention::default()),
+        }
     }
 
     /// Counts one more connection, unless the app has as many as it may.
@@ -241,6 +246,7 @@ impl Changed {
 mod tests {
     use super::*;
     use crate::config::test_config;
+    use std::time::Duration;
 
     fn app(id: &str, more: &str) -> String {
         format!("[[apps]]\nid = \"{id}\"\nkeys = [{{ key = \"k{id}\", secret = \"s{id}\" }}]\n{more}\n")
@@ -330,6 +336,17 @@ mod tests {
         let app = apps.by_id("1").expect("configured");
         assert!(app.keeps_newest("ticker") && app.keeps_newest("price-eur"));
         assert!(!app.keeps_newest("ticker-2") && !app.keeps_newest("prices"));
+    }
+
+    #[test]
+    fn the_first_history_rule_that_fits_decides() {
+        let rules = "[[apps.history]]\nchannels = \"live-1\"\nenabled = false\n\
+                     [[apps.history]]\nchannels = \"live-*\"\nmessages = 7\nseconds = 5\n";
+        let app = Apps::new(&config(&[app("1", rules)])).by_id("1").expect("configured");
+        assert_eq!(app.history_rule("live-1"), None);
+        let seven = Retention { messages: 7, ttl: Duration::from_secs(5), ..Retention::default() };
+        assert_eq!(app.history_rule("live-2"), Some(seven));
+        assert_eq!(app.history_rule("other"), Some(Retention::default()));
     }
 
     #[test]

@@ -38,7 +38,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let flags = Flags { listen: args.listen, admin_listen: args.admin_listen, loops: args.loops };
+    let flags =
+        Flags { listen: args.listen, admin_listen: args.admin_listen, loops: args.loops, data_dir: args.data_dir };
     let source = Source::new(args.file.config, flags);
     let config = source.load()?;
     crate::app::serve(config, source, args.echo)
@@ -100,6 +101,9 @@ struct ServeArgs {
     /// Event loops; 0 = one for each CPU [default: 0]
     #[arg(long, value_name = "N")]
     loops: Option<u32>,
+    /// Where histories wait while the server restarts [default: fanfare-data/PORT; "": nowhere]
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<String>,
     /// Echo WebSocket messages at /echo, for conformance tests
     #[arg(long, hide = true)]
     echo: bool,

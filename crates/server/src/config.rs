@@ -12,22 +12,28 @@
 mod check;
 mod environment;
 mod error;
+mod network;
 mod origin;
+mod push_stream;
 mod tenants;
 mod watch;
 mod written;
 
 pub use error::ConfigError;
+pub use network::Network;
 pub use origin::OriginRule;
+pub use push_stream::PushStreamSettings;
 pub use watch::watch;
 
 use crate::limits::Limits;
+use fanfare_proto::channel::ChannelPattern;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use written::{At, Place, Written, Wrong};
 
 /// The file that is read when it exists and no other is named.
@@ -69,6 +75,16 @@ pub struct Config {
     pub deflate: bool,
     /// Smaller publications are sent as they are.
     pub deflate_min_bytes: usize,
+    /// How often a subscriber over plain HTTP hears from us when there is nothing to say.
+    pub heartbeat_s: u32,
+    /// How long a long-poll waits that does not say so itself.
+    pub longpoll_s: u32,
+    /// Where histories wait while the server restarts; `None`: nowhere.
+    pub data_dir: Option<PathBuf>,
+    /// The certificate with which `listen` speaks TLS; `None`: it does not.
+    pub tls: Option<TlsFiles>,
+    /// The listener that speaks as nginx's push-stream module does.
+    pub push_stream: Option<PushStreamSettings>,
     /// The tenants.
     pub apps: Vec<AppSettings>,
     /// No apps were configured, so `apps` is the development app.
@@ -92,10 +108,29 @@ impl Default for Config {
             publish_body_bytes_max: 1 << 20,
             deflate: true,
             deflate_min_bytes: 256,
+            heartbeat_s: 20,
+            longpoll_s: 25,
+            data_dir: Some(default_data_dir(6001)),
+            tls: None,
+            push_stream: None,
             apps: vec![AppSettings::development()],
             dev: true,
         }
     }
+}
+
+/// Servers on one machine must not share a directory, and differ in their ports.
+fn default_data_dir(port: u16) -> PathBuf {
+    Path::new("fanfare-data").join(port.to_string())
+}
+
+/// A certificate and its key, as PEM files that were there when the configuration was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and those between it and a root.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
 }
 
 /// One app, as configured.
@@ -119,7 +154,11 @@ pub struct AppSettings {
     pub allowed_origins: Vec<OriginRule>,
     /// Channels, by name or by beginning and `*`, whose slow subscribers keep the newest publications instead of being
     /// closed.
-    pub keep_newest: Vec<Box<str>>,
+    pub keep_newest: Vec<ChannelPattern>,
+    /// What is kept of which channels: the first rule that fits decides, and [`Retention::default`] where none does.
+    pub history: Vec<HistoryRule>,
+    /// How long a publication with the idempotency key of an earlier one is taken for the same.
+    pub idempotency_s: u32,
     /// What it may use.
     pub limits: Limits,
 }
@@ -137,6 +176,8 @@ impl AppSettings {
             authorize_within_s: 0,
             allowed_origins: Vec::new(),
             keep_newest: Vec::new(),
+            history: Vec::new(),
+            idempotency_s: 120,
             limits: Limits::default(),
         }
     }
@@ -150,6 +191,32 @@ impl AppSettings {
     /// Whether it answers to the credentials that everybody knows.
     pub fn is_development(&self) -> bool {
         self.keys.iter().any(Key::is_development)
+    }
+}
+
+/// One `[[apps.history]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRule {
+    /// Which channels.
+    pub channels: ChannelPattern,
+    /// What is kept of each; `None`: nothing.
+    pub retention: Option<Retention>,
+}
+
+/// How much of a channel's past is kept: as much as all three bounds allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Publications.
+    pub messages: usize,
+    /// Bytes of their data.
+    pub bytes: usize,
+    /// Age.
+    pub ttl: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention { messages: 100, bytes: 256 << 10, ttl: Duration::from_secs(60) }
     }
 }
 
@@ -203,6 +270,8 @@ pub struct Flags {
     pub admin_listen: Option<String>,
     /// `--loops`.
     pub loops: Option<u32>,
+    /// `--data-dir`.
+    pub data_dir: Option<String>,
 }
 
 impl Flags {
@@ -215,6 +284,7 @@ impl Flags {
             listen: at(&self.listen, "--listen"),
             admin_listen: at(&self.admin_listen, "--admin-listen"),
             loops: at(&self.loops, "--loops"),
+            data_dir: at(&self.data_dir, "--data-dir"),
             ..Written::default()
         }
     }

@@ -35,6 +35,8 @@ pub struct Limits {
     pub watchlist_max: usize,
     /// How long a cache channel remembers its last event.
     pub cache_ttl_s: u32,
+    /// Bytes of history on this node, all channels together. Beyond: the oldest are forgotten first.
+    pub history_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -53,6 +55,7 @@ impl Default for Limits {
             client_events_per_s: 10,
             watchlist_max: 100,
             cache_ttl_s: 30 * 60,
+            history_bytes_max: 64 << 20,
         }
     }
 }

@@ -5,10 +5,11 @@
 //! Not here: the apps (`tenants`).
 
 use super::tenants;
-use super::written::{At, Place, Written, Wrong};
-use super::{Config, DEVELOPMENT_KEY};
+use super::written::{At, Place, Written, WrittenTls, Wrong};
+use super::{Config, DEVELOPMENT_KEY, TlsFiles, default_data_dir, push_stream};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 
 /// More than any machine has CPUs; the bound catches a port number in the wrong place.
@@ -18,6 +19,8 @@ const HOUR_S: u32 = 60 * 60;
 /// Room for one publication of the default size, its frame, and some escaping.
 const BUFFER_BYTES_MIN: u32 = 16 * 1024;
 const BUFFER_BYTES_MAX: u32 = 1 << 30;
+/// What stands between us and a reader gives up after 60 s of silence, most often.
+const QUIET_S_MAX: u32 = 60;
 
 /// Checks all layers, laid over each other.
 pub(super) fn config(written: Written) -> Result<Config, Wrong> {
@@ -41,12 +44,17 @@ pub(super) fn config(written: Written) -> Result<Config, Wrong> {
         publish_body_bytes_max: buffer(written.publish_body_bytes_max, default.publish_body_bytes_max)?,
         deflate: any(written.deflate, default.deflate),
         deflate_min_bytes: number(written.deflate_min_bytes, 0..=u32::MAX, default.deflate_min_bytes)?,
+        heartbeat_s: seconds(written.heartbeat_s, QUIET_S_MAX, default.heartbeat_s)?,
+        longpoll_s: seconds(written.longpoll_s, QUIET_S_MAX, default.longpoll_s)?,
+        tls: tls(any(written.tls, WrittenTls::default()))?,
         ..default
     };
+    config.data_dir = data_dir(written.data_dir, config.listen.port());
     if let Some(written) = written.apps.filter(|apps| !apps.value.is_empty()) {
         config.apps = tenants::apps(written.value, &config)?;
         config.dev = false;
     }
+    config.push_stream = written.push_stream.map(|written| push_stream::checked(written, &config)).transpose()?;
     listeners_differ(&config).map_err(complaint_at(admin_place.or(listen_place.clone())))?;
     development_stays_home(&config).map_err(complaint_at(listen_place))?;
     Ok(config)
@@ -109,7 +117,8 @@ pub(super) fn number<N: TryFrom<u32>>(
     })
 }
 
-fn address(written: Option<At<String>>, default: SocketAddr) -> Result<SocketAddr, Wrong> {
+/// An address and its port.
+pub(super) fn address(written: Option<At<String>>, default: SocketAddr) -> Result<SocketAddr, Wrong> {
     let Some(At { value, place }) = written else {
         return Ok(default);
     };
@@ -124,6 +133,31 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix("localhost:") {
         Some(port) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?))),
         None => text.parse().ok(),
+    }
+}
+
+/// An empty path is none: nothing is to be written.
+fn data_dir(written: Option<At<String>>, port: u16) -> Option<PathBuf> {
+    match written {
+        Some(at) => Some(PathBuf::from(at.value)).filter(|path| !path.as_os_str().is_empty()),
+        None => Some(default_data_dir(port)),
+    }
+}
+
+fn tls(written: WrittenTls) -> Result<Option<TlsFiles>, Wrong> {
+    match (written.cert, written.key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert: file(cert)?, key: file(key)? })),
+        (Some(cert), None) => Err(Wrong::at(cert.place, "a certificate needs its `key` too")),
+        (None, Some(key)) => Err(Wrong::at(key.place, "a key needs its `cert` too")),
+        (None, None) => Ok(None),
+    }
+}
+
+/// A file that is there, at least now.
+fn file(At { value, place }: At<String>) -> Result<PathBuf, Wrong> {
+    match std::fs::File::open(Path::new(&value)) {
+        Ok(_) => Ok(value.into()),
+        Err(error) => Err(Wrong::at(place, format!("cannot read {value:?}: {error}"))),
     }
 }
 

@@ -1,6 +1,9 @@
 //! What is wrong with a configuration, said to the person who wrote it: where, what, and the likely cure.
 
-use super::written::{Place, WHOLE_NUMBER, Written, WrittenApp, WrittenKey, WrittenLimits, Wrong};
+use super::written::{
+    Place, WHOLE_NUMBER, Written, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream,
+    WrittenTemplates, WrittenTls, Wrong,
+};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -92,10 +95,13 @@ fn unknown_key(serde_words: &str) -> String {
     let mut names = serde_words.split('`').skip(1).step_by(2);
     let unknown = names.next().unwrap_or_default();
     let known: Vec<&str> = names.collect();
-    if let Some(table) = home_of(unknown) {
+    let near = nearest(unknown, &known);
+    // One letter amiss is a slip of the finger, even where another table has a key of that name.
+    let slip = near.is_some_and(|near| edits(unknown, near) == 1);
+    if let Some(table) = home_of(unknown).filter(|_| !slip) {
         return format!("`{unknown}` belongs in {table}, not here");
     }
-    match nearest(unknown, &known) {
+    match near {
         Some(near) => format!("unknown key `{unknown}`; the nearest known key is `{near}`"),
         None => format!("unknown key `{unknown}`"),
     }
@@ -109,6 +115,10 @@ fn home_of(key: &str) -> Option<&'static str> {
         ("[[apps]]", WrittenApp::KEYS),
         ("the top of the file, before any [table]", Written::KEYS),
         ("an app's keys", WrittenKey::KEYS),
+        ("[[apps.history]]", WrittenHistory::KEYS),
+        ("[tls]", WrittenTls::KEYS),
+        ("[push_stream]", WrittenPushStream::KEYS),
+        ("[push_stream.streaming] or another mode's table", WrittenTemplates::KEYS),
     ];
     let home = tables.iter().find(|(_, keys)| keys.contains(&key))?;
     Some(home.0)

@@ -1,17 +1,21 @@
 //! From written to checked: the apps, their keys and their limits.
 
 use super::check::{any, number};
-use super::written::{At, Id, Place, WrittenApp, WrittenKey, WrittenLimits, Wrong};
-use super::{AppSettings, Config, Key, OriginRule};
+use super::written::{At, Id, Place, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, Wrong};
+use super::{AppSettings, Config, HistoryRule, Key, OriginRule, Retention};
 use crate::limits::Limits;
-use fanfare_proto::channel::{self, ChannelName};
+use fanfare_proto::channel::{self, ChannelPattern};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+const DAY_S: u32 = 24 * 60 * 60;
 const YEAR_S: u32 = 365 * 24 * 60 * 60;
 const HOUR_S: u32 = 60 * 60;
 /// Longer names are nothing that a library accepts (200) or a person reads.
 const CHANNEL_NAME_LEN_MAX: u32 = 1000;
+/// Beyond it, what resumes would be given more than it could take in.
+const MESSAGES_MAX: u32 = 1_000_000;
 /// The parser of messages knows no longer one.
 const EVENT_NAME_LEN_MAX: u32 = channel::EVENT_NAME_LEN_MAX as u32;
 
@@ -40,6 +44,8 @@ fn app(written: At<WrittenApp>, config: &Config, taken: &mut Taken) -> Result<Ap
         authorize_within_s: number(app.authorize_within_s, 0..=HOUR_S, 0)?,
         allowed_origins: any(app.allowed_origins, Vec::new()).into_iter().map(origin).collect::<Result<_, _>>()?,
         keep_newest: any(app.keep_newest, Vec::new()).into_iter().map(channels).collect::<Result<_, _>>()?,
+        history: any(app.history, Vec::new()).into_iter().map(history).collect::<Result<_, _>>()?,
+        idempotency_s: number(app.idempotency_s, 0..=DAY_S, 120)?,
         limits: limits(any(app.limits, WrittenLimits::default()), config)?,
         id,
     })
@@ -105,14 +111,23 @@ fn origin(entry: At<String>) -> Result<OriginRule, Wrong> {
     OriginRule::parse(&entry.value).map_err(|message| Wrong::at(entry.place, message))
 }
 
-/// A channel's name, or the beginning of names and a `*`.
-fn channels(entry: At<String>) -> Result<Box<str>, Wrong> {
-    let name = entry.value.strip_suffix('*').unwrap_or(&entry.value);
-    let whole = name.len() == entry.value.len();
-    match ChannelName::parse(name, CHANNEL_NAME_LEN_MAX as usize) {
-        Err(error) if whole || !name.is_empty() => Err(Wrong::at(entry.place, error.to_string())),
-        _ => Ok(entry.value.into()),
-    }
+fn channels(entry: At<String>) -> Result<ChannelPattern, Wrong> {
+    let pattern = ChannelPattern::parse(&entry.value, CHANNEL_NAME_LEN_MAX as usize);
+    pattern.map_err(|error| Wrong::at(entry.place, error.to_string()))
+}
+
+fn history(At { value: rule, place }: At<WrittenHistory>) -> Result<HistoryRule, Wrong> {
+    let Some(pattern) = rule.channels else {
+        return Err(Wrong::at(place, "a history rule needs `channels`: a name, or a beginning and `*`"));
+    };
+    let default = Retention::default();
+    let ttl_s = number(rule.seconds, 1..=YEAR_S, default.ttl.as_secs())?;
+    let retention = Retention {
+        messages: number(rule.messages, 1..=MESSAGES_MAX, default.messages)?,
+        bytes: number(rule.bytes, 1..=u32::MAX, default.bytes)?,
+        ttl: Duration::from_secs(ttl_s),
+    };
+    Ok(HistoryRule { channels: channels(pattern)?, retention: any(rule.enabled, true).then_some(retention) })
 }
 
 fn limits(written: WrittenLimits, config: &Config) -> Result<Limits, Wrong> {
@@ -136,5 +151,6 @@ fn limits(written: WrittenLimits, config: &Config) -> Result<Limits, Wrong> {
         client_events_per_s: any(written.client_events_per_s, default.client_events_per_s),
         watchlist_max: number(written.watchlist_max, 0..=u32::MAX, default.watchlist_max)?,
         cache_ttl_s: number(written.cache_ttl_s, 1..=YEAR_S, default.cache_ttl_s)?,
+        history_bytes_max: number(written.history_bytes_max, 0..=u32::MAX, default.history_bytes_max)?,
     })
 }

@@ -1,4 +1,6 @@
-use super::written::{WrittenApp, WrittenKey, WrittenLimits};
+use super::written::{
+    WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream, WrittenTemplates, WrittenTls,
+};
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../../fanfare.example.toml");
@@ -40,20 +42,124 @@ fn the_example_holds_every_key_with_its_default() {
     assert_eq!(config, expected);
 
     let (top, rest) = EXAMPLE.split_once("\n[[apps]]").expect("the example has an app");
-    let (app, limits) = rest.split_once("\n[apps.limits]").expect("and its limits");
-    let names = |text: &str, key: &str| text.lines().any(|line| line.starts_with(&format!("{key} = ")));
-    for key in Written::KEYS.iter().filter(|key| **key != "apps") {
-        assert!(names(top, key), "{key} is not in the example");
-    }
-    for key in WrittenApp::KEYS.iter().filter(|key| **key != "limits") {
-        assert!(names(app, key), "{key} of an app is not in the example");
-    }
-    for key in WrittenLimits::KEYS {
-        assert!(names(limits, key), "{key} of the limits is not in the example");
+    let (app, rest) = rest.split_once("\n[apps.limits]").expect("and its limits");
+    let (limits, history) = rest.split_once("\n#[[apps.history]]").expect("and a history rule");
+    let (_, tls) = top.split_once("\n#[tls]").expect("it shows TLS");
+    let (_, push_stream) = top.split_once("\n#[push_stream]").expect("and push-stream");
+    for (text, keys) in [
+        (top, Written::KEYS),
+        (app, WrittenApp::KEYS),
+        (limits, WrittenLimits::KEYS),
+        (history, WrittenHistory::KEYS),
+        (tls, WrittenTls::KEYS),
+        (push_stream, WrittenPushStream::KEYS),
+        (push_stream, WrittenTemplates::KEYS),
+    ] {
+        for key in keys.iter().filter(|key| !TABLES.contains(key)) {
+            let begins = |line: &str| line.trim_start_matches('#').starts_with(&format!("{key} = "));
+            assert!(text.lines().any(begins), "{key} is not in the example");
+        }
     }
     for key in WrittenKey::KEYS {
         assert!(app.contains(&format!("{key} = \"change-this")), "{key} is not in the example");
     }
+}
+
+/// Tables within tables, which are looked at by themselves.
+const TABLES: [&str; 10] = [
+    "apps",
+    "tls",
+    "push_stream",
+    "limits",
+    "history",
+    "streaming",
+    "polling",
+    "long_polling",
+    "eventsource",
+    "websocket",
+];
+
+#[test]
+fn what_the_example_shows_commented_out_is_the_default_too() {
+    let scene = tempfile::tempdir().expect("there is a temporary directory");
+    for name in ["cert.pem", "key.pem"] {
+        std::fs::write(scene.path().join(name), "").expect("the directory is ours");
+    }
+    // A comment begins with `# `, and what is only switched off with `#`.
+    let on = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned();
+    let text: Vec<String> = EXAMPLE.lines().map(on).collect();
+    let text = text.join("\n").replace("/etc/fanfare", scene.path().to_str().expect("plain"));
+    let config = load(&text).expect("it checks out");
+    assert_eq!(config.tls.map(|tls| tls.key), Some(scene.path().join("key.pem")));
+    assert_eq!(config.push_stream, Some(PushStreamSettings::new("1001".into())));
+    assert_eq!(config.apps[0].history.len(), 1);
+    assert_eq!(config.apps[0].history[0].retention, Some(Retention::default()));
+}
+
+#[test]
+fn servers_on_other_ports_keep_their_data_elsewhere() {
+    let dir = |text: &str| load(text).expect("sound").data_dir;
+    assert_eq!(dir("listen = \"127.0.0.1:7001\""), Some("fanfare-data/7001".into()));
+    assert_eq!(dir("data_dir = \"/var/lib/fanfare\""), Some("/var/lib/fanfare".into()));
+    assert_eq!(dir("data_dir = \"\""), None);
+    let flags = Flags { data_dir: Some("here".into()), ..Flags::default() };
+    let config = load_all("", &[("FANFARE_DATA_DIR", "there")], flags).expect("sound");
+    assert_eq!(config.data_dir, Some("here".into()));
+}
+
+#[test]
+fn tls_takes_two_files_that_are_there() {
+    refused("[tls]\ncert = \"/nowhere/cert.pem\"\n", "fanfare.toml:2: a certificate needs its `key` too");
+    refused("[tls]\nkey = \"/nowhere/key.pem\"\n", "fanfare.toml:2: a key needs its `cert` too");
+    refused(
+        "[tls]\nkey = \"/nowhere/key.pem\"\ncert = \"/nowhere/cert.pem\"\n",
+        "fanfare.toml:3: cannot read \"/nowhere/cert.pem\": No such file or directory (os error 2)",
+    );
+    refused("[tls]\ncrt = \"x\"\n", "fanfare.toml:2: unknown key `crt`; the nearest known key is `cert`");
+    assert_eq!(load("[tls]\n").expect("nothing is said").tls, None);
+}
+
+#[test]
+fn push_stream_shows_an_app_that_is_there_on_a_listener_of_its_own() {
+    refused(
+        "[push_stream]\nlisten = \"127.0.0.1:1\"\n",
+        "fanfare.toml:1: `[push_stream]` needs `app`: the id of the app whose channels it shows",
+    );
+    refused("[push_stream]\napp = 8\n", "fanfare.toml:2: there is no app with the id \"8\"");
+    refused(
+        "[push_stream]\napp = 1\nlisten = \"127.0.0.1:6001\"\n",
+        "fanfare.toml:3: 127.0.0.1:6001 is another listener's already",
+    );
+    refused(
+        "[push_stream]\napp = 1\npublish_from = [\"127.0.0.0/33\"]\n",
+        "fanfare.toml:3: expected a network such as \"10.0.0.0/8\" or \"::1\", found \"127.0.0.0/33\"",
+    );
+    refused(
+        "[push_stream]\napp = 1\n[push_stream.streaming]\nfooter_templat = \"x\"\n",
+        "fanfare.toml:4: unknown key `footer_templat`; the nearest known key is `footer_template`",
+    );
+    let config = load("[push_stream]\napp = 1\nstreaming.footer_template = \"bye\"\n").expect("sound");
+    assert_eq!(config.push_stream.map(|settings| settings.streaming.footer), Some("bye".into()));
+}
+
+#[test]
+fn a_history_rule_names_its_channels() {
+    refused(
+        &format!("{APP}[[apps.history]]\nmessages = 5\n"),
+        "fanfare.toml:5: a history rule needs `channels`: a name, or a beginning and `*`",
+    );
+    refused(
+        &format!("{APP}[[apps.history]]\nchannels = \"a*b\"\n"),
+        "fanfare.toml:6: '*' in a channel name: only letters, digits and _ - = @ , . ; are allowed",
+    );
+    refused(
+        &format!("{APP}[[apps.history]]\nchannels = \"a\"\nmessages = 0\n"),
+        "fanfare.toml:7: expected a whole number from 1 to 1000000, found 0",
+    );
+    refused(
+        &format!("{APP}[[apps.history]]\nchannel = \"a\"\n"),
+        "fanfare.toml:6: unknown key `channel`; the nearest known key is `channels`",
+    );
 }
 
 #[test]
@@ -187,7 +293,7 @@ fn flags_win_over_the_environment_and_the_environment_over_the_file() {
 
 #[test]
 fn every_top_level_key_has_its_variable() {
-    let keys = Written::KEYS.iter().filter(|key| **key != "apps");
+    let keys = Written::KEYS.iter().filter(|key| !TABLES.contains(key));
     let expected: Vec<String> = keys.map(|key| format!("FANFARE_{}", key.to_uppercase())).collect();
     assert_eq!(Written::VARIABLES, expected);
 }

@@ -80,6 +80,8 @@ macro_rules! scalars {
             /// A whole layer: a file, the environment, or the flags.
             Written {
                 $($key: $kind,)*
+                tls: WrittenTls,
+                push_stream: WrittenPushStream,
                 apps: Vec<At<WrittenApp>>,
             }
         }
@@ -92,6 +94,8 @@ macro_rules! scalars {
             pub fn over(self, below: Written) -> Written {
                 Written {
                     $($key: self.$key.or(below.$key),)*
+                    tls: self.tls.or(below.tls),
+                    push_stream: self.push_stream.or(below.push_stream),
                     apps: self.apps.or(below.apps),
                 }
             }
@@ -123,6 +127,57 @@ scalars! {
     publish_body_bytes_max: u32 = "FANFARE_PUBLISH_BODY_BYTES_MAX",
     deflate: bool = "FANFARE_DEFLATE",
     deflate_min_bytes: u32 = "FANFARE_DEFLATE_MIN_BYTES",
+    heartbeat_s: u32 = "FANFARE_HEARTBEAT_S",
+    longpoll_s: u32 = "FANFARE_LONGPOLL_S",
+    data_dir: String = "FANFARE_DATA_DIR",
+}
+
+table! {
+    /// `[tls]`.
+    WrittenTls {
+        cert: String,
+        key: String,
+    }
+}
+
+table! {
+    /// `[push_stream]`.
+    WrittenPushStream {
+        app: Id,
+        listen: String,
+        publish_from: Vec<At<String>>,
+        store_messages: bool,
+        message_ttl_s: u32,
+        max_messages_stored_per_channel: u32,
+        max_subscribers_per_channel: u32,
+        max_channel_id_length: u32,
+        authorized_channels_only: bool,
+        events_channel_id: String,
+        allow_connections_to_events_channel: bool,
+        subscriber_connection_ttl_s: u32,
+        longpolling_connection_ttl_s: u32,
+        timeout_with_body: bool,
+        ping_message_interval_s: u32,
+        ping_message_text: String,
+        channel_deleted_message_text: String,
+        channel_info_on_publish: bool,
+        allowed_origins: String,
+        streaming: WrittenTemplates,
+        polling: WrittenTemplates,
+        long_polling: WrittenTemplates,
+        eventsource: WrittenTemplates,
+        websocket: WrittenTemplates,
+    }
+}
+
+table! {
+    /// The templates of one mode of `[push_stream]`.
+    WrittenTemplates {
+        header_template: String,
+        message_template: String,
+        footer_template: String,
+        content_type: String,
+    }
 }
 
 table! {
@@ -137,7 +192,20 @@ table! {
         authorize_within_s: u32,
         allowed_origins: Vec<At<String>>,
         keep_newest: Vec<At<String>>,
+        idempotency_s: u32,
+        history: Vec<At<WrittenHistory>>,
         limits: WrittenLimits,
+    }
+}
+
+table! {
+    /// One `[[apps.history]]`.
+    WrittenHistory {
+        channels: String,
+        enabled: bool,
+        messages: u32,
+        bytes: u32,
+        seconds: u32,
     }
 }
 
@@ -165,6 +233,7 @@ table! {
         client_events_per_s: u32,
         watchlist_max: u32,
         cache_ttl_s: u32,
+        history_bytes_max: u32,
     }
 }
 
