@@ -14,6 +14,7 @@
 //! | [`socket_id`] | `1234.5678`, a connection's name |
 //! | [`client`] | what a Pusher client says |
 //! | [`server`] | what a Pusher server answers |
+//! | [`feed`] | messages and events of the plain HTTP doors |
 //! | [`presence`] | `channel_data` and `user_data`: who somebody is |
 //! | [`close`] | close codes, error codes, and what clients do on hearing them |
 //! | [`version`] | the `protocol` a client asks for |
@@ -28,6 +29,7 @@ pub mod client;
 pub mod close;
 pub mod cursor;
 pub mod deflate;
+pub mod feed;
 pub mod json;
 pub mod presence;
 pub mod server;

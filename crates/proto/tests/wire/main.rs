@@ -2,6 +2,7 @@
 
 mod client;
 mod deflate;
+mod feed;
 mod frames;
 mod names;
 mod server;
