@@ -34,6 +34,8 @@ pub enum Mail {
         key: ChannelKey,
         /// The subscriber.
         conn: ConnKey,
+        /// The token of its request.
+        token: u32,
         /// What it is told first.
         outcome: Result<Entrance, StoreError>,
     },
@@ -77,6 +79,8 @@ pub enum Request {
         from: usize,
         /// The subscriber.
         conn: ConnKey,
+        /// Names this request in its answer.
+        token: u32,
         /// Its socket id.
         socket: SocketId,
         /// On presence channels: who it is, and how many members there may be.

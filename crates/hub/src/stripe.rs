@@ -146,9 +146,9 @@ impl Stripe {
     async fn serve(&mut self, request: Request) {
         match request {
             Request::Members { key, from, n, announce } => self.members(key, from, n, announce).await,
-            Request::Enter { key, from, conn, socket, member, cached } => {
+            Request::Enter { key, from, conn, token, socket, member, cached } => {
                 let outcome = self.enter(&key, socket, member, cached).await;
-                self.routes.mail(from, Mail::Entered { key, conn, outcome }).await;
+                self.routes.mail(from, Mail::Entered { key, conn, token, outcome }).await;
             }
             Request::Leave { key, socket } => self.leave(&key, socket).await,
             Request::Publish { key, publication } => self.publish(&key, *publication).await,

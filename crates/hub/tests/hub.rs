@@ -166,7 +166,7 @@ impl Node {
     fn enter(&self, from: usize, b: u64, user: &str) {
         let member = Some((Member { user_id: user.to_owned(), user_info: None }, MEMBERS_MAX));
         let (key, conn, socket) = (room(), ConnKey::from_bits(b), socket(b));
-        self.ask(Request::Enter { key, from, conn, socket, member, cached: false });
+        self.ask(Request::Enter { key, from, conn, token: 1, socket, member, cached: false });
     }
 
     fn leave(&self, b: u64) {
@@ -431,6 +431,7 @@ async fn who_enters_a_cache_channel_gets_the_newest_event_or_a_miss() {
         key: key.clone(),
         from: 0,
         conn: ConnKey::from_bits(1),
+        token: 1,
         socket: socket(1),
         member: None,
         cached: true,
@@ -453,7 +454,7 @@ async fn who_cannot_be_shown_the_cached_event_is_no_member() {
     node.door.shut.store(true, Ordering::Relaxed);
     let member = Some((Member { user_id: "ann".into(), user_info: None }, MEMBERS_MAX));
     let (conn, socket) = (ConnKey::from_bits(1), socket(1));
-    node.ask(Request::Enter { key: room(), from: 0, conn, socket, member, cached: true });
+    node.ask(Request::Enter { key: room(), from: 0, conn, token: 1, socket, member, cached: true });
     assert_eq!(one.entered().await.unwrap_err(), StoreError::Unavailable);
     assert_eq!(node.hub.members(&room()).await, Ok(vec![]));
 }

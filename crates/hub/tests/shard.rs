@@ -35,11 +35,18 @@ fn live(shard: &mut Shard<Tap>, channel: &str, traits: Traits, mood: Mood) -> (C
 }
 
 /// A connection that waits to be let into a channel whose gate is open.
-fn waiting(shard: &mut Shard<Tap>, channel: &str) -> (ConnKey, Tap) {
+fn waiting(shard: &mut Shard<Tap>, channel: &str) -> (ConnKey, Tap, u32) {
     let (conn, tap) = join(shard, Mood::Open);
-    assert_eq!(shard.subscribe(conn, key(channel).as_str(), PLAIN, true), Subscribed::Waiting);
+    let token = hold(shard, conn, channel);
     shard.opened(&key(channel), &note("not for those who are let in one by one"));
-    (conn, tap)
+    (conn, tap, token)
+}
+
+fn hold(shard: &mut Shard<Tap>, conn: ConnKey, channel: &str) -> u32 {
+    match shard.subscribe(conn, key(channel).as_str(), PLAIN, true) {
+        Subscribed::Held(token) => token,
+        other => panic!("expected to be held, got {other:?}"),
+    }
 }
 
 fn publish(shard: &mut Shard<Tap>, channel: &str, id: usize) {
@@ -411,12 +418,12 @@ fn terminate_closes_everybody_on_the_channel_and_is_shown_to_nobody() {
 #[test]
 fn what_came_while_waiting_follows_the_welcome() {
     let mut shard = shard();
-    let (conn, tap) = waiting(&mut shard, "room");
+    let (conn, tap, token) = waiting(&mut shard, "room");
     (1..=2).for_each(|id| publish(&mut shard, "room", id));
     settle(&mut shard);
     assert!(tap.heard().is_empty() && !shard.is_live(conn, "1/room"));
-    assert!(shard.entered(conn, "1/room", note("welcome"), After::default()));
-    assert!(!shard.entered(conn, "1/room", note("again"), After::default()), "let in once");
+    assert!(shard.entered(conn, "1/room", token, note("welcome"), After::default()));
+    assert!(!shard.entered(conn, "1/room", token, note("again"), After::default()), "let in once");
     publish(&mut shard, "room", 3);
     settle(&mut shard);
     assert_eq!(tap.heard(), ["welcome", "room 1", "room 2", "room 3"]);
@@ -426,12 +433,12 @@ fn what_came_while_waiting_follows_the_welcome() {
 #[test]
 fn what_the_cache_showed_is_not_shown_again() {
     let mut shard = shard();
-    let (conn, tap) = waiting(&mut shard, "cache-room");
+    let (conn, tap, token) = waiting(&mut shard, "cache-room");
     let letter = |id: usize| stored(&key("cache-room"), publication(id, 0), position(id as u64));
     shard.publish(letter(1));
     settle(&mut shard);
     // The control plane was ahead of the mail: it read the third before the second got here.
-    shard.entered(conn, "1/cache-room", note("third"), After { stored: position(3), presence: None });
+    shard.entered(conn, "1/cache-room", token, note("third"), After { stored: position(3), presence: None });
     (2..=5).for_each(|id| shard.publish(letter(id)));
     settle(&mut shard);
     assert_eq!(tap.heard(), ["third", "cache-room 4", "cache-room 5"]);
@@ -440,11 +447,11 @@ fn what_the_cache_showed_is_not_shown_again() {
 #[test]
 fn whoever_is_in_the_roster_is_not_announced_again() {
     let mut shard = shard();
-    let (conn, tap) = waiting(&mut shard, "presence-room");
+    let (conn, tap, token) = waiting(&mut shard, "presence-room");
     let letter = |version: u64| frames(&key("presence-room"), change(version as usize, version));
     (1..=2).for_each(|version| shard.publish(letter(version)));
     settle(&mut shard);
-    shard.entered(conn, "1/presence-room", note("roster 3"), After { stored: None, presence: Some(3) });
+    shard.entered(conn, "1/presence-room", token, note("roster 3"), After { stored: None, presence: Some(3) });
     [4, 3, 5].into_iter().for_each(|version| shard.publish(letter(version)));
     settle(&mut shard);
     assert_eq!(tap.heard(), ["roster 3", "presence-room 4", "presence-room 5"]);
@@ -453,9 +460,15 @@ fn whoever_is_in_the_roster_is_not_announced_again() {
 #[test]
 fn a_newer_change_of_members_does_not_bring_the_cached_event_back() {
     let mut shard = shard();
-    let (conn, tap) = waiting(&mut shard, "presence-cache-room");
+    let (conn, tap, token) = waiting(&mut shard, "presence-cache-room");
     let room = key("presence-cache-room");
-    shard.entered(conn, room.as_str(), note("roster 1, cached 1"), After { stored: position(1), presence: Some(1) });
+    shard.entered(
+        conn,
+        room.as_str(),
+        token,
+        note("roster 1, cached 1"),
+        After { stored: position(1), presence: Some(1) },
+    );
     shard.publish(frames(&room, change(2, 2)));
     shard.publish(stored(&room, publication(1, 0), position(1)));
     settle(&mut shard);
@@ -465,8 +478,8 @@ fn a_newer_change_of_members_does_not_bring_the_cached_event_back() {
 #[test]
 fn who_was_let_in_a_while_ago_is_not_compared_any_more() {
     let mut shard = shard();
-    let (conn, tap) = waiting(&mut shard, "presence-room");
-    shard.entered(conn, "1/presence-room", note("roster"), After { stored: None, presence: Some(9) });
+    let (conn, tap, token) = waiting(&mut shard, "presence-room");
+    shard.entered(conn, "1/presence-room", token, note("roster"), After { stored: None, presence: Some(9) });
     (0..10).for_each(|_| shard.tick());
     shard.publish(frames(&key("presence-room"), change(1, 9)));
     settle(&mut shard);
@@ -476,11 +489,82 @@ fn who_was_let_in_a_while_ago_is_not_compared_any_more() {
 #[test]
 fn leaving_while_waiting_leaves_nothing_behind() {
     let mut shard = shard();
-    let (conn, tap) = waiting(&mut shard, "room");
+    let (conn, tap, token) = waiting(&mut shard, "room");
     publish(&mut shard, "room", 1);
     settle(&mut shard);
     shard.unsubscribe(conn, "1/room");
-    assert!(!shard.entered(conn, "1/room", note("too late"), After::default()));
+    assert!(!shard.entered(conn, "1/room", token, note("too late"), After::default()));
     settle(&mut shard);
     assert_eq!((tap.writes(), shard.channels(), shard.ledger().in_flight()), (0, 0, 0));
+}
+
+#[test]
+fn an_answer_to_an_earlier_request_lets_nobody_in() {
+    let mut shard = shard();
+    let (conn, tap, earlier) = waiting(&mut shard, "room");
+    shard.unsubscribe(conn, "1/room");
+    let later = hold(&mut shard, conn, "room");
+    assert!(!shard.entered(conn, "1/room", earlier, note("stale"), After::default()));
+    assert!(shard.entered(conn, "1/room", later, note("welcome"), After::default()));
+    settle(&mut shard);
+    assert_eq!(tap.heard(), ["welcome"]);
+}
+
+// Pollers.
+
+/// A poller that is live on the channel.
+fn poller(shard: &mut Shard<Tap>, channel: &str) -> (ConnKey, Tap) {
+    let tap = Tap::new(Mood::Open);
+    tap.take_once();
+    let conn = shard.open(tap.clone(), 0, Form::TEXT);
+    shard.subscribe(conn, key(channel).as_str(), PLAIN, false);
+    shard.opened(&key(channel), &note("").slice(..0));
+    (conn, tap)
+}
+
+#[test]
+fn a_poller_takes_one_batch_and_then_nothing() {
+    let mut shard = shard();
+    let (conn, tap) = poller(&mut shard, "room");
+    (1..=2).for_each(|id| publish(&mut shard, "room", id));
+    settle(&mut shard);
+    publish(&mut shard, "room", 3);
+    settle(&mut shard);
+    assert_eq!(tap.heard(), ["room 1", "room 2"], "joined");
+    assert_eq!((shard.take_answered(), shard.take_answered()), (vec![conn], vec![]));
+}
+
+#[test]
+fn a_poller_between_two_polls_counts_for_a_while() {
+    let mut shard = shard();
+    let (conn, tap) = poller(&mut shard, "room");
+    publish(&mut shard, "room", 1);
+    settle(&mut shard);
+    assert_eq!(changes(&mut shard), [("room".to_owned(), 1)]);
+    shard.rest(conn);
+    assert_eq!((shard.subscriptions(conn), shard.channels()), (0, 1));
+    shard.subscribe(conn, "1/room", PLAIN, false);
+    publish(&mut shard, "room", 2);
+    settle(&mut shard);
+    assert_eq!(tap.heard(), ["room 1", "room 2"]);
+    assert!(changes(&mut shard).is_empty(), "it was a subscriber all along");
+    shard.rest(conn);
+    (0..30).for_each(|_| shard.tick());
+    assert_eq!(changes(&mut shard), [("room".to_owned(), 0)]);
+    assert_eq!(shard.channels(), 0);
+}
+
+#[test]
+fn whoever_has_the_newest_misses_nothing_by_being_live_at_once() {
+    let mut shard = shard();
+    let (conn, _tap) = poller(&mut shard, "room");
+    let letter = |id: usize| stored(&key("room"), publication(id, 0), position(id as u64));
+    let current = |shard: &Shard<Tap>, offset| shard.is_current("1/room", position(offset).expect("stored"));
+    shard.publish(letter(1));
+    settle(&mut shard);
+    shard.rest(conn);
+    assert!(current(&shard, 1) && !current(&shard, 2));
+    shard.publish(letter(2));
+    settle(&mut shard);
+    assert!(current(&shard, 2) && !current(&shard, 1), "what nobody was here for counts too");
 }

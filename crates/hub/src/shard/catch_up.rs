@@ -48,6 +48,8 @@ impl After {
 /// The state of a subscription that is catching up.
 #[derive(Debug, Default)]
 pub(super) struct CatchUp {
+    /// Which request of the connection's this is: an answer to an earlier one does not let it in.
+    token: u32,
     held: Vec<Arc<Frames>>,
     held_bytes: usize,
     after: Option<After>,
@@ -59,6 +61,15 @@ pub(super) struct CatchUp {
 const TICKS_MAX: u8 = 5;
 
 impl CatchUp {
+    pub fn new(token: u32) -> Self {
+        CatchUp { token, ..CatchUp::default() }
+    }
+
+    /// Whether this answer is the one that it waits for.
+    pub fn awaits(&self, token: u32) -> bool {
+        self.token == token && !self.entered()
+    }
+
     /// Whether the subscriber has been let in.
     pub fn entered(&self) -> bool {
         self.after.is_some()

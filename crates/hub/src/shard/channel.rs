@@ -11,6 +11,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::ConnKey;
+use crate::broker::StreamPosition;
 use crate::key::ChannelKey;
 use crate::publication::{Form, Frames};
 
@@ -84,6 +85,12 @@ pub(super) struct Channel {
     visit_end: usize,
     walk: Option<Batch>,
     pending: Vec<Arc<Frames>>,
+    /// The newest stored publication that a walk has begun to show: whoever joins now is shown what follows it.
+    begun: Option<StreamPosition>,
+    /// Pollers that have had their answer and are expected back: counted lately, and before that.
+    resting: [u32; 2],
+    /// Whether it stands in the list of channels where pollers rest.
+    pub rests: bool,
 }
 
 impl Channel {
@@ -101,7 +108,38 @@ impl Channel {
             visit_end: 0,
             walk: None,
             pending: Vec::new(),
+            begun: None,
+            resting: [0; 2],
+            rests: false,
         }
+    }
+
+    /// Subscribers, those included that rest between two polls.
+    pub fn subscribers(&self) -> u32 {
+        self.members.len() as u32 + self.resting.iter().sum::<u32>()
+    }
+
+    /// Where a newcomer's live messages begin, as far as is known.
+    pub fn begun(&self) -> Option<StreamPosition> {
+        self.begun
+    }
+
+    /// One more that rests.
+    pub fn rest(&mut self) {
+        self.resting[0] += 1;
+    }
+
+    /// One of those who rest is back, if anybody does: the one who has rested longest.
+    pub fn wake(&mut self) -> bool {
+        let waiting = self.resting.iter_mut().rev().find(|n| **n > 0);
+        waiting.map(|n| *n -= 1).is_some()
+    }
+
+    /// Gives up those who have rested for a whole period; returns how many, and whether others rest still.
+    pub fn age(&mut self) -> (u32, bool) {
+        let [fresh, stale] = self.resting;
+        self.resting = [0, fresh];
+        (stale, fresh > 0)
     }
 
     pub fn members(&self) -> &[Member] {
@@ -156,6 +194,8 @@ impl Channel {
     pub fn batch(&mut self, salt: u64) -> Option<Batch> {
         if self.walk.is_none() {
             self.walk = Batch::take(&mut self.pending, salt);
+            let newest = self.walk.iter().flat_map(|batch| batch.frames()).rev().find_map(|frames| frames.position());
+            self.begun = newest.or(self.begun);
             self.visited = 0;
             self.visit_end = self.members.len();
         }

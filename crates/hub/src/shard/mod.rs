@@ -27,6 +27,7 @@ pub use catch_up::After;
 pub use channel::Traits;
 pub use walk::{Sent, Wire};
 
+use crate::broker::StreamPosition;
 use crate::key::ChannelKey;
 use crate::publication::{Form, Frames, Kind};
 use crate::slots::Slots;
@@ -37,6 +38,9 @@ use rotation::Rotation;
 
 /// Bytes held for a subscription that is catching up; beyond it the connection is closed as a slow consumer.
 const CATCH_UP_BYTES_MAX: usize = 1 << 20;
+
+/// Ticks in which a poller that had its answer must be back to count as a subscriber all along; it has up to twice as many.
+const REST_TICKS: u32 = 10;
 
 /// A connection of one loop: its slot, and which holder of that slot it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,6 +109,8 @@ struct Conn<W> {
     full: bool,
     /// Reported in `doomed`; whatever else comes for it is dropped.
     doomed: bool,
+    /// It takes one batch and has been shown it.
+    answered: bool,
     outbox: Outbox,
     subs: SmallVec<[Sub; 2]>,
 }
@@ -122,8 +128,10 @@ struct Sub {
 pub enum Subscribed {
     /// It is live.
     Live,
-    /// It waits for the channel's gate, or to be let in.
+    /// It waits for the channel's gate.
     Waiting,
+    /// It waits to be let in by this token.
+    Held(u32),
     /// It was subscribed before.
     Already,
 }
@@ -157,6 +165,11 @@ pub struct Shard<W> {
     changes: Vec<Change>,
     changed: Vec<u32>,
     doomed: Vec<(ConnKey, Doom)>,
+    answered: Vec<ConnKey>,
+    /// Channels where pollers rest, by number and serial.
+    resting: Vec<(u32, u32)>,
+    ticks: u32,
+    token: u32,
     ledger: Ledger,
 }
 
@@ -177,6 +190,10 @@ impl<W: Wire> Shard<W> {
             changes: Vec::new(),
             changed: Vec::new(),
             doomed: Vec::new(),
+            answered: Vec::new(),
+            resting: Vec::new(),
+            ticks: 0,
+            token: 0,
             ledger: Ledger::default(),
         }
     }
@@ -186,7 +203,7 @@ impl<W: Wire> Shard<W> {
     /// A new connection of the app with this number.
     pub fn open(&mut self, wire: W, app: u32, form: Form) -> ConnKey {
         let (outbox, subs) = (Outbox::default(), SmallVec::new());
-        let conn = Conn { wire, app, form, dirty: false, full: false, doomed: false, outbox, subs };
+        let conn = Conn { wire, app, form, dirty: false, full: false, doomed: false, answered: false, outbox, subs };
         let (slot, generation) = self.conns.insert(conn);
         ConnKey { slot, generation }
     }
@@ -196,7 +213,7 @@ impl<W: Wire> Shard<W> {
         self.conn(key)?;
         let mut left = Vec::new();
         while let Some(place) = self.conns.get(key.slot).and_then(|conn| conn.subs.len().checked_sub(1)) {
-            left.push(self.leave(key.slot, place));
+            left.push(self.leave(key.slot, place, false));
         }
         let mut conn = self.conns.remove(key.slot).expect("it was there a moment ago");
         let dropped = conn.outbox.clear(&mut self.links);
@@ -268,6 +285,11 @@ impl<W: Wire> Shard<W> {
         std::mem::take(&mut self.doomed)
     }
 
+    /// The connections that took one batch and have been shown it; each once.
+    pub fn take_answered(&mut self) -> Vec<ConnKey> {
+        std::mem::take(&mut self.answered)
+    }
+
     fn conn(&self, key: ConnKey) -> Option<&Conn<W>> {
         self.conns.get(key.slot).filter(|_| self.conns.generation(key.slot) == Some(key.generation))
     }
@@ -296,6 +318,22 @@ impl<W: Wire> Shard<W> {
         channel.open && !waits()
     }
 
+    /// Whether a newcomer that has everything up to `position` misses nothing by being live at once.
+    pub fn is_current(&self, channel: &str, position: StreamPosition) -> bool {
+        let channel = self.by_key.get(channel).and_then(|number| self.channels.get(*number));
+        channel.is_some_and(|channel| channel.open && channel.begun() == Some(position))
+    }
+
+    /// Takes a poller that has had its answer off its channels. It counts as a subscriber for a while, as it will be back.
+    pub fn rest(&mut self, key: ConnKey) {
+        while let Some(place) = self.conn(key).and_then(|conn| conn.subs.len().checked_sub(1)) {
+            self.leave(key.slot, place, true);
+        }
+        if let Some(conn) = self.conns.get_mut(key.slot).filter(|conn| conn.answered) {
+            conn.answered = false;
+        }
+    }
+
     /// Puts a connection on a channel. `hold`: it waits for [`Shard::entered`], and live messages wait with it.
     pub fn subscribe(&mut self, key: ConnKey, channel: &str, traits: Traits, hold: bool) -> Subscribed {
         if self.conn(key).is_none() || self.is_subscribed(key, channel) {
@@ -307,17 +345,22 @@ impl<W: Wire> Shard<W> {
         let index = channel.push(Member::new(key.slot, conn.subs.len(), hold));
         conn.subs.push(Sub { channel: number, index });
         let live = channel.open && !hold;
-        if hold {
-            self.catching_up.insert((key.slot, number), CatchUp::default());
+        // A poller that is back was counted all along.
+        if !(conn.wire.once() && channel.wake()) {
+            self.note_change(number);
         }
-        self.note_change(number);
+        if hold {
+            self.token = self.token.wrapping_add(1);
+            self.catching_up.insert((key.slot, number), CatchUp::new(self.token));
+            return Subscribed::Held(self.token);
+        }
         if live { Subscribed::Live } else { Subscribed::Waiting }
     }
 
     /// Takes a connection off a channel; returns what the channel is, or `None` if it was not on it.
     pub fn unsubscribe(&mut self, key: ConnKey, channel: &str) -> Option<Traits> {
         let place = self.place(key, channel)?;
-        Some(self.leave(key.slot, place).1)
+        Some(self.leave(key.slot, place, false).1)
     }
 
     /// The changes since the last call, one for each channel.
@@ -325,7 +368,7 @@ impl<W: Wire> Shard<W> {
         for number in std::mem::take(&mut self.changed) {
             if let Some(channel) = self.channels.get_mut(number).filter(|channel| channel.changed) {
                 channel.changed = false;
-                let n = channel.members().len() as u32;
+                let n = channel.subscribers();
                 self.changes.push(Change { key: channel.key.clone(), n, announce: channel.traits.announce });
             }
         }
@@ -361,17 +404,26 @@ impl<W: Wire> Shard<W> {
         refused
     }
 
-    /// Lets in a subscription that waited: `welcome` first, then what was held and is newer than `after`, then live.
-    /// Returns false if it is gone.
-    pub fn entered(&mut self, key: ConnKey, channel: &str, welcome: Bytes, after: After) -> bool {
+    /// Whether a subscription waits to be let in by this token.
+    pub fn awaits(&self, key: ConnKey, channel: &str, token: u32) -> bool {
         let Some(place) = self.place(key, channel) else { return false };
         let number = self.conns.get(key.slot).expect("it has a place").subs[place].channel;
-        let Some(state) = self.catching_up.get_mut(&(key.slot, number)) else { return false };
-        if state.entered() {
+        self.catching_up.get(&(key.slot, number)).is_some_and(|state| state.awaits(token))
+    }
+
+    /// Lets in a subscription that waited: `welcome` first, then what was held and is newer than `after`, then live.
+    /// Returns false if it is gone, or waits by another token.
+    pub fn entered(&mut self, key: ConnKey, channel: &str, token: u32, welcome: Bytes, after: After) -> bool {
+        if !self.awaits(key, channel, token) {
             return false;
         }
+        let place = self.place(key, channel).expect("it waits on this channel");
+        let number = self.conns.get(key.slot).expect("it has a place").subs[place].channel;
+        let state = self.catching_up.get_mut(&(key.slot, number)).expect("it waits");
         let held = state.enter(after);
-        self.push(key.slot, welcome, 0, UNICAST);
+        if !welcome.is_empty() {
+            self.push(key.slot, welcome, 0, UNICAST);
+        }
         for frames in held {
             self.show(key.slot, number, &frames);
         }
@@ -387,6 +439,27 @@ impl<W: Wire> Shard<W> {
         for (slot, number) in ticked.collect::<Vec<_>>() {
             self.caught_up(slot, number);
         }
+        self.ticks += 1;
+        if self.ticks % REST_TICKS == 0 {
+            self.age_resting();
+        }
+    }
+
+    fn age_resting(&mut self) {
+        let mut resting = std::mem::take(&mut self.resting);
+        resting.retain(|&(number, serial)| {
+            let Some(channel) = self.channels.get_mut(number).filter(|channel| channel.serial == serial) else {
+                return false;
+            };
+            let (gone, more) = channel.age();
+            channel.rests = more;
+            if gone > 0 {
+                self.note_change(number);
+                self.drop_if_empty(number);
+            }
+            more
+        });
+        self.resting.append(&mut resting);
     }
 
     /// The channel's slot; made if this is its first subscriber here.
@@ -409,8 +482,8 @@ impl<W: Wire> Shard<W> {
         conn.subs.iter().position(|sub| sub.channel == number)
     }
 
-    /// Takes the subscription at `place` out of both indexes.
-    fn leave(&mut self, slot: u32, place: usize) -> (ChannelKey, Traits) {
+    /// Takes the subscription at `place` out of both indexes. `rest`: it is expected back.
+    fn leave(&mut self, slot: u32, place: usize, rest: bool) -> (ChannelKey, Traits) {
         let conn = self.conns.get_mut(slot).expect("only open connections leave");
         let sub = conn.subs.swap_remove(place);
         if let Some(moved) = conn.subs.get(place).copied() {
@@ -424,6 +497,13 @@ impl<W: Wire> Shard<W> {
         });
         let left = (channel.key.clone(), channel.traits);
         self.catching_up.remove(&(slot, sub.channel));
+        if rest {
+            channel.rest();
+            if !std::mem::replace(&mut channel.rests, true) {
+                self.resting.push((sub.channel, channel.serial));
+            }
+            return left;
+        }
         self.note_change(sub.channel);
         self.drop_if_empty(sub.channel);
         left
@@ -432,7 +512,7 @@ impl<W: Wire> Shard<W> {
     fn drop_if_empty(&mut self, number: u32) {
         let channel = self.channels.get_mut(number).expect("the caller holds its number");
         // An active channel stands in the rotation by number, and goes when its turn comes.
-        if !channel.members().is_empty() || channel.active {
+        if channel.subscribers() > 0 || channel.active {
             return;
         }
         let channel = self.channels.remove(number).expect("looked up above");

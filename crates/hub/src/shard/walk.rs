@@ -35,6 +35,12 @@ pub enum Sent {
 pub trait Wire {
     /// Offers bytes, without waiting.
     fn write(&mut self, parts: &[IoSlice<'_>]) -> Sent;
+
+    /// Whether it takes one batch and then nothing until it is asked to listen again: a long-poll. Once it has been shown
+    /// something it is named by [`Shard::take_answered`].
+    fn once(&self) -> bool {
+        false
+    }
 }
 
 impl<W: Wire> Shard<W> {
@@ -146,8 +152,12 @@ impl<W: Wire> Shard<W> {
         let bytes = to.batch.bytes(conn.form);
         let deliveries = to.batch.frames().len() as u32;
         // No bytes: it is not for those who take this form.
-        if conn.doomed || bytes.is_empty() {
+        if conn.doomed || conn.answered || bytes.is_empty() {
             return;
+        }
+        if conn.wire.once() {
+            conn.answered = true;
+            self.answered.push(ConnKey { slot, generation });
         }
         if !conn.outbox.is_empty() || (conn.subs.len() > 1 && !to.straight) {
             return self.owe(slot, bytes.clone(), deliveries, to.serial, to.newest);
@@ -194,10 +204,15 @@ impl<W: Wire> Shard<W> {
                 return;
             }
         }
-        let Some(conn) = self.conns.get(slot).filter(|conn| !conn.doomed) else { return };
+        let generation = self.conns.generation(slot).expect("the caller holds a slot");
+        let Some(conn) = self.conns.get_mut(slot).filter(|conn| !conn.doomed && !conn.answered) else { return };
         let bytes = frames.bytes(conn.form).clone();
         if bytes.is_empty() {
             return;
+        }
+        if conn.wire.once() {
+            conn.answered = true;
+            self.answered.push(ConnKey { slot, generation });
         }
         let channel = self.channels.get(number).expect("a subscription's channel exists");
         self.owe(slot, bytes, 1, channel.serial, channel.traits.newest);

@@ -31,6 +31,8 @@ pub struct Stay {
     pub from: usize,
     pub to: Option<usize>,
     pub hold: bool,
+    /// What lets it in.
+    pub token: u32,
     /// Whether the connection has been told that it is subscribed.
     pub told: bool,
     pub after: After,
@@ -41,7 +43,7 @@ pub struct Stay {
 
 impl Stay {
     pub fn new(conn: usize, from: usize, hold: bool, told: bool) -> Self {
-        Stay { conn, from, to: None, hold, told, after: After::default(), ticks: 0, compared: usize::MAX }
+        Stay { conn, from, to: None, hold, token: 0, told, after: After::default(), ticks: 0, compared: usize::MAX }
     }
 
     /// What this stay shows of `sent`, beginning at `start`.

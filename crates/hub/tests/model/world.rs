@@ -165,7 +165,11 @@ impl World {
         let live = subscribed == Subscribed::Live;
         assert!(if alone { line.open || !live } else { live == (line.open && !hold) }, "live exactly when it may be");
         line.open &= !alone || live;
-        line.stays.push(Stay::new(conn, line.sent.len(), hold, live));
+        let mut stay = Stay::new(conn, line.sent.len(), hold, live);
+        if let Subscribed::Held(token) = subscribed {
+            stay.token = token;
+        }
+        line.stays.push(stay);
         if live {
             self.shard.send(key, note(&format!("+{}", line.number())));
         }
@@ -221,7 +225,8 @@ impl World {
         let welcome = note(&format!("+{}", line.number()));
         let name = line.key.clone();
         let waiting = line.stay(conn).filter(|stay| stay.hold && !stay.told);
-        assert_eq!(self.shard.entered(key, name.as_str(), welcome, after), waiting.is_some(), "let in once");
+        let token = waiting.as_ref().map_or(0, |stay| stay.token);
+        assert_eq!(self.shard.entered(key, name.as_str(), token, welcome, after), waiting.is_some(), "let in once");
         if let Some(stay) = waiting {
             (stay.told, stay.after) = (true, after);
         }

@@ -44,15 +44,21 @@ struct End {
     writes: usize,
     /// It took less than it was offered, and nobody has said since that it takes more.
     full: bool,
+    once: bool,
 }
 
 impl Tap {
     pub fn new(mood: Mood) -> Self {
-        Tap(Rc::new(RefCell::new(End { mood, bytes: Vec::new(), writes: 0, full: false })))
+        Tap(Rc::new(RefCell::new(End { mood, bytes: Vec::new(), writes: 0, full: false, once: false })))
     }
 
     pub fn set(&self, mood: Mood) {
         self.end().mood = mood;
+    }
+
+    /// It is a poller's: one batch is all that it takes.
+    pub fn take_once(&self) {
+        self.end().once = true;
     }
 
     /// It takes bytes again in its present mood; to be told to its shard.
@@ -96,6 +102,10 @@ impl Wire for Tap {
         end.bytes.extend_from_slice(&offered[..taken]);
         end.full = taken < offered.len();
         Sent::Took(taken)
+    }
+
+    fn once(&self) -> bool {
+        self.end().once
     }
 }
 

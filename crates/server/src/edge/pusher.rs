@@ -184,10 +184,10 @@ impl Desk {
         if let (Some(member), Some(conn)) = (&member, self.shard.wire(key)) {
             conn.more().members.push((channel.name().into(), json_string_token(&member.user_id).into()));
         }
-        if hold {
+        if let Subscribed::Held(token) = subscribed {
             let (from, socket, cached) = (self.index, self.socket_id(key), kind.cache);
             let member = member.map(|member| (member, app.limits.presence_members_max));
-            self.ask(Request::Enter { key: channel, from, conn: key, socket, member, cached });
+            self.ask(Request::Enter { key: channel, from, conn: key, token, socket, member, cached });
         } else if subscribed == Subscribed::Live {
             self.say(key, |out| server::subscription_succeeded(out, channel.name(), None));
         }
@@ -247,7 +247,11 @@ impl Desk {
     }
 
     /// The control plane let a subscriber into a presence or cache channel, or did not.
-    pub fn entered(&mut self, channel: &ChannelKey, key: ConnKey, outcome: Result<Entrance, StoreError>) {
+    pub fn entered(&mut self, channel: &ChannelKey, key: ConnKey, token: u32, outcome: Result<Entrance, StoreError>) {
+        if !self.shard.awaits(key, channel.as_str(), token) {
+            // It has left, and perhaps asked again since.
+            return;
+        }
         let entrance = match outcome {
             Ok(entrance) => entrance,
             Err(error) => return self.not_entered(channel, key, error),
@@ -264,13 +268,11 @@ impl Desk {
             Some(None) => welcome.extend_from_slice(&text_frame(|out| server::cache_miss(out, channel.name()))),
             Some(Some(cached)) => welcome.extend_from_slice(&ws::text_frame(&cached.publication.text(channel.name()))),
         }
-        self.shard.entered(key, channel.as_str(), welcome.into(), after);
+        self.shard.entered(key, channel.as_str(), token, welcome.into(), after);
     }
 
     fn not_entered(&mut self, channel: &ChannelKey, key: ConnKey, error: StoreError) {
-        if self.shard.unsubscribe(key, channel.as_str()).is_none() {
-            return;
-        }
+        self.shard.unsubscribe(key, channel.as_str());
         self.forget_member(key, channel);
         let (kind, status) = match error {
             StoreError::Full { .. } => ("LimitReached", 403),

@@ -373,7 +373,7 @@ impl ShardLoop {
                 Mail::Publication(frames) => self.desk.shard.publish(frames),
                 Mail::Opened(key) => self.desk.opened(&key),
                 Mail::Refused(key) => self.desk.refused(&key),
-                Mail::Entered { key, conn, outcome } => self.desk.entered(&key, conn, outcome),
+                Mail::Entered { key, conn, token, outcome } => self.desk.entered(&key, conn, token, outcome),
                 Mail::Say { conn, texts } => {
                     for text in texts {
                         self.desk.say(conn, |out| out.extend_from_slice(&text));
