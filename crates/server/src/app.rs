@@ -28,6 +28,7 @@ use crate::edge::door::{self, Door, Http};
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, Occupancy, Order, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
+use crate::tokens::Tokens;
 use crate::{config, demo};
 
 /// Runs the server until it is told to stop. `echo` opens the raw `/echo` route for conformance tests.
@@ -46,6 +47,7 @@ struct Node {
     config: Config,
     source: Source,
     apps: Apps,
+    tokens: Tokens,
     hub: Hub,
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
@@ -78,6 +80,7 @@ impl Node {
         let public = bind(config.listen)?;
         let admin = bind(config.admin_listen)?;
         let apps = Apps::new(&config);
+        let tokens = Tokens::default();
         let settings = Arc::new(Settings::new(&config, echo));
         let occupancy = Occupancy::default();
         let (prepared, mailboxes): (Vec<_>, Vec<_>) =
@@ -89,7 +92,7 @@ impl Node {
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
         let gatekeeper = Gatekeeper { apps: apps.clone(), settings: settings.clone(), occupancy };
         let threads = start_loops(prepared, &gatekeeper, &hub.requests())?;
-        Ok(Node { config, source, apps, hub, loops, threads, gatekeeper, public, admin })
+        Ok(Node { config, source, apps, tokens, hub, loops, threads, gatekeeper, public, admin })
     }
 
     async fn run(self) -> anyhow::Result<()> {
@@ -100,7 +103,8 @@ impl Node {
         let (stop, stopping) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(true));
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
-        let api = Api::new(self.hub.clone(), self.apps.clone(), &self.config);
+        let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), &self.config);
+        let mut revocations = self.tokens.changes();
         let answers = Arc::<Answers>::default();
         let public = Arc::new(Public { api, apps: self.apps.clone(), answers: answers.clone() });
         let door = Door::new(self.gatekeeper, self.loops.clone(), public, stopping.clone());
@@ -118,6 +122,7 @@ impl Node {
         loop {
             tokio::select! {
                 Some(config) = reloads.recv() => reload(&self.apps, &config, &self.loops).await,
+                Ok(()) = revocations.changed() => recheck(&self.loops).await,
                 ended = &mut door => ended?.context("the public listener failed")?,
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
@@ -171,9 +176,14 @@ async fn reload(apps: &Apps, config: &Config, loops: &[LoopHandle]) {
         "configuration reloaded"
     );
     if !removed.is_empty() || !disabled.is_empty() {
-        for handle in loops {
-            handle.orders.send(Order::Recheck).await;
-        }
+        recheck(loops).await;
+    }
+}
+
+/// Somebody who was let in may have to go.
+async fn recheck(loops: &[LoopHandle]) {
+    for handle in loops {
+        handle.orders.send(Order::Recheck).await;
     }
 }
 
