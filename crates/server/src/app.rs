@@ -24,11 +24,11 @@ use tokio::sync::watch;
 use crate::api::Api;
 use crate::apps::{Apps, Changed};
 use crate::config::{Config, Source};
+use crate::edge::certificates::Certificates;
 use crate::edge::door::{self, Door, Http};
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, Occupancy, Order, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
-use crate::tokens::Tokens;
 use crate::{config, demo};
 
 /// Runs the server until it is told to stop. `echo` opens the raw `/echo` route for conformance tests.
@@ -47,11 +47,11 @@ struct Node {
     config: Config,
     source: Source,
     apps: Apps,
-    tokens: Tokens,
     hub: Hub,
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
     gatekeeper: Gatekeeper,
+    certificates: Option<Certificates>,
     public: TcpListener,
     admin: TcpListener,
 }
@@ -79,8 +79,8 @@ impl Node {
     fn start(config: Config, source: Source, echo: bool, n: usize) -> anyhow::Result<Node> {
         let public = bind(config.listen)?;
         let admin = bind(config.admin_listen)?;
+        let certificates = config.tls.as_ref().map(Certificates::read).transpose()?;
         let apps = Apps::new(&config);
-        let tokens = Tokens::default();
         let settings = Arc::new(Settings::new(&config, echo));
         let occupancy = Occupancy::default();
         let (prepared, mailboxes): (Vec<_>, Vec<_>) =
@@ -92,7 +92,7 @@ impl Node {
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
         let gatekeeper = Gatekeeper { apps: apps.clone(), settings: settings.clone(), occupancy };
         let threads = start_loops(prepared, &gatekeeper, &hub.requests())?;
-        Ok(Node { config, source, apps, tokens, hub, loops, threads, gatekeeper, public, admin })
+        Ok(Node { config, source, apps, hub, loops, threads, gatekeeper, certificates, public, admin })
     }
 
     async fn run(self) -> anyhow::Result<()> {
@@ -103,11 +103,11 @@ impl Node {
         let (stop, stopping) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(true));
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
-        let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), &self.config);
-        let mut revocations = self.tokens.changes();
+        let api = Api::new(self.hub.clone(), self.apps.clone(), &self.config);
         let answers = Arc::<Answers>::default();
         let public = Arc::new(Public { api, apps: self.apps.clone(), answers: answers.clone() });
-        let door = Door::new(self.gatekeeper, self.loops.clone(), public, stopping.clone());
+        let tls = self.certificates.as_ref().map(Certificates::server_config).transpose()?;
+        let door = Door::new(self.gatekeeper, self.loops.clone(), public, tls, stopping.clone());
         let mut door = tokio::spawn(door.run(self.public));
         let cells = self.loops.iter().map(|handle| handle.stats.clone()).collect();
         let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, ready.clone()));
@@ -121,8 +121,10 @@ impl Node {
         }
         loop {
             tokio::select! {
-                Some(config) = reloads.recv() => reload(&self.apps, &config, &self.loops).await,
-                Ok(()) = revocations.changed() => recheck(&self.loops).await,
+                Some(config) = reloads.recv() => {
+                    reload(&self.apps, &config, &self.loops).await;
+                    reread(self.certificates.as_ref());
+                }
                 ended = &mut door => ended?.context("the public listener failed")?,
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
@@ -176,14 +178,18 @@ async fn reload(apps: &Apps, config: &Config, loops: &[LoopHandle]) {
         "configuration reloaded"
     );
     if !removed.is_empty() || !disabled.is_empty() {
-        recheck(loops).await;
+        for handle in loops {
+            handle.orders.send(Order::Recheck).await;
+        }
     }
 }
 
-/// Somebody who was let in may have to go.
-async fn recheck(loops: &[LoopHandle]) {
-    for handle in loops {
-        handle.orders.send(Order::Recheck).await;
+/// The certificate may have been renewed; one that cannot be used changes nothing.
+fn reread(certificates: Option<&Certificates>) {
+    match certificates.map(Certificates::reread) {
+        Some(Err(error)) => tracing::warn!(%error, "new certificate refused; the old one stays"),
+        Some(Ok(())) => tracing::info!("certificate read again"),
+        None => {}
     }
 }
 

@@ -11,7 +11,6 @@ mod demo;
 mod edge;
 mod limits;
 mod metrics;
-mod tokens;
 
 fn main() -> std::process::ExitCode {
     cli::main()

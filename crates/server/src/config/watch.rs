@@ -1,6 +1,6 @@
-//! Reading the configuration again: when the file changes, and on SIGHUP.
+//! Reading the configuration again: when its file or the certificate's change, and on SIGHUP.
 //!
-//! The file is looked at once a second instead of being watched by the kernel: that sees editors that rename, mounts
+//! The files are looked at once a second instead of being watched by the kernel: that sees editors that rename, mounts
 //! that swap links (Kubernetes) and network file systems alike. A file that does not check out changes nothing.
 //!
 //! Not here: what a new configuration does (`apps`).
@@ -9,14 +9,13 @@ use super::check::development_stays_home;
 use super::{Config, Source};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-/// How often the file is looked at.
+/// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts watching; each configuration that comes out has been checked, and differs from `running` in its apps only.
@@ -26,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub fn watch(source: Source, running: Config) -> std::io::Result<mpsc::Receiver<Config>> {
     let (sender, receiver) = mpsc::channel(1);
     let watcher = Watcher {
-        settled: Fingerprint::of(source.file()),
+        settled: Fingerprint::of(&source, &running),
         source,
         running,
         hangup: signal(SignalKind::hangup())?,
@@ -45,7 +44,7 @@ fn looks() -> Interval {
 struct Watcher {
     source: Source,
     running: Config,
-    /// The file as it was when last read.
+    /// The files as they were when last read.
     settled: Fingerprint,
     hangup: Signal,
     looks: Interval,
@@ -75,13 +74,13 @@ impl Watcher {
                 _ = self.looks.tick() => {}
             }
             // Seen alike twice: a file that is still being written could check out and lack half of its apps.
-            let now = Fingerprint::of(self.source.file());
+            let now = Fingerprint::of(&self.source, &self.running);
             if now != self.settled && glimpsed.as_ref() == Some(&now) {
                 break;
             }
             glimpsed = Some(now);
         }
-        self.settled = Fingerprint::of(self.source.file());
+        self.settled = Fingerprint::of(&self.source, &self.running);
     }
 
     fn reread(&mut self) -> Option<Config> {
@@ -111,15 +110,16 @@ impl Watcher {
     }
 }
 
-/// Enough of a file to tell that it is another or has been written.
+/// Enough of the files that are read to tell that one of them is another or has been written.
 #[derive(Debug, PartialEq, Eq)]
-struct Fingerprint(Option<(u64, u64, u64, Option<SystemTime>)>);
+struct Fingerprint([Option<(u64, u64, u64, Option<SystemTime>)>; 3]);
 
 impl Fingerprint {
-    fn of(file: Option<&Path>) -> Fingerprint {
-        let metadata = file.and_then(|file| std::fs::metadata(file).ok());
+    fn of(source: &Source, running: &Config) -> Fingerprint {
+        let tls = running.tls.as_ref();
+        let files = [source.file(), tls.map(|tls| tls.cert.as_path()), tls.map(|tls| tls.key.as_path())];
         let facts = |m: Metadata| (m.dev(), m.ino(), m.len(), m.modified().ok());
-        Fingerprint(metadata.map(facts))
+        Fingerprint(files.map(|file| std::fs::metadata(file?).ok().map(facts)))
     }
 }
 

@@ -2,11 +2,17 @@
 //!
 //! A WebSocket upgrade moves the socket into a loop, usually without its ever being known to the runtime: most heads
 //! arrive whole with the first read. Everything else is served by hyper, whose later requests may be upgrades too: the
-//! decision is per request, not per connection.
+//! decision is per request, not per connection. Under TLS the runtime makes the handshake first, and a loop goes on with
+//! the session; HTTP/2 is hyper's alone.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `head` | the first request head |
+//! | `serve` | a connection in hyper's hands |
+//! | `socket`, `rewind` | the sockets that are served so, and what was read of them before |
 //!
 //! Always true: a peer that sends nothing, or little by little, costs one small task for at most the head timeout.
 
-use std::borrow::Cow;
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,24 +23,26 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{HeaderValue, SEC_WEBSOCKET_VERSION};
-use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
-use super::upgrade::{Gatekeeper, Handshake, Head, handshake, is_upgrade};
-use super::{Admission, Arrival, Body, LoopHandle, Order, Refusal};
+use super::certificates::HTTP2;
+use super::upgrade::{Gatekeeper, Handshake, handshake, is_upgrade};
+use super::{Admission, Arrival, Body, LoopHandle, Order, Refusal, Stream};
+use head::{BadHead, HEADERS_MAX, HyperHead, Opening, Parsed};
 use rewind::Rewind;
+use socket::Socket;
 
+mod head;
 mod rewind;
-
-/// Bytes of a request head; what nginx takes by default is half of it.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-const HEADERS_MAX: usize = 100;
+mod serve;
+mod socket;
 
 /// Room in the kernel for what a peer has not acknowledged. A new socket begins with 16 KiB and grows by its round trips:
 /// a burst that is larger stalls until a delayed acknowledgement, 40 ms later. It is a bound, and costs nothing while unused.
@@ -46,11 +54,8 @@ const ACCEPTS_IN_A_ROW: u32 = 64;
 /// How long to stop accepting when the process is out of file descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a kept connection may stand idle between two requests. Longer than the 60 s that proxies keep theirs.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// How long a peer whose head was refused may go on sending, so that it hears why.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The first byte of whatever begins a TLS handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 22;
 
 /// What answers plain HTTP requests.
 pub trait Http: Send + Sync + 'static {
@@ -60,7 +65,7 @@ pub trait Http: Send + Sync + 'static {
 
 /// A listening socket: an address in use, or one that is not ours, is found out here.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;
@@ -77,18 +82,22 @@ pub struct Door<H> {
     loops: Vec<LoopHandle>,
     next: AtomicUsize,
     http: Arc<H>,
+    tls: Option<TlsAcceptor>,
     stopping: watch::Receiver<bool>,
 }
 
 impl<H: Http> Door<H> {
-    /// A door to these loops, with `http` behind it for everything else. It closes when `stopping` turns true.
+    /// A door to these loops, with `http` behind it for everything else. With `tls` it speaks nothing else. It closes when
+    /// `stopping` turns true.
     pub fn new(
         gatekeeper: Gatekeeper,
         loops: Vec<LoopHandle>,
         http: Arc<H>,
+        tls: Option<Arc<ServerConfig>>,
         stopping: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        Arc::new(Door { gatekeeper, loops, next: AtomicUsize::new(0), http, stopping })
+        let tls = tls.map(TlsAcceptor::from);
+        Arc::new(Door { gatekeeper, loops, next: AtomicUsize::new(0), http, tls, stopping })
     }
 
     /// Accepts until told to stop.
@@ -101,38 +110,66 @@ impl<H: Http> Door<H> {
     }
 
     async fn enter(self: Arc<Self>, mut stream: TcpStream) {
+        if let Some(acceptor) = self.tls.clone() {
+            tokio::spawn(self.shake_hands(stream, acceptor));
+            return;
+        }
         let mut start = [0; 2048];
         match stream.read(&mut start) {
             Ok(n) if n > 0 => {
                 if let Some(upgrade) = self.upgrade(&start[..n]) {
-                    return self.hand_over(stream, upgrade).await;
+                    return self.hand_over(stream.into(), upgrade).await;
                 }
-                tokio::spawn(self.read_head(stream, start[..n].to_vec()));
+                tokio::spawn(self.receive(stream, start[..n].to_vec()));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                tokio::spawn(self.read_head(stream, Vec::new()));
+                tokio::spawn(self.receive(stream, Vec::new()));
             }
             // It left again.
             _ => {}
         }
     }
 
-    /// Waits for the rest of the head, then serves the socket.
-    async fn read_head(self: Arc<Self>, stream: TcpStream, mut bytes: Vec<u8>) {
-        let Ok(mut stream) = tokio::net::TcpStream::from_std(stream.into()) else { return };
-        let timeout = Duration::from_secs(u64::from(self.gatekeeper.settings.head_timeout_s));
-        let whole = tokio::time::timeout(timeout, read_until_whole(&mut stream, &mut bytes)).await;
-        match whole {
-            Ok(Ok(())) => {}
-            Ok(Err(bad)) => return bad.answer(stream).await,
-            Err(_) => return BadHead::Slow.answer(stream).await,
+    async fn receive(self: Arc<Self>, stream: TcpStream, bytes: Vec<u8>) {
+        let Ok(socket) = tokio::net::TcpStream::from_std(stream.into()) else { return };
+        self.read_head(socket, bytes).await;
+    }
+
+    async fn shake_hands(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
+        let Ok(socket) = tokio::net::TcpStream::from_std(stream.into()) else { return };
+        let mut first = [0];
+        let begun = tokio::time::timeout(self.head_timeout(), socket.peek(&mut first)).await;
+        match begun {
+            Ok(Ok(n)) if n > 0 && first[0] == TLS_HANDSHAKE => {}
+            Ok(Ok(n)) if n > 0 => return BadHead::Bare.answer(socket).await,
+            _ => return,
         }
-        match (self.upgrade(&bytes), stream) {
-            (None, stream) => self.serve_http(stream, bytes).await,
-            (Some(upgrade), stream) => match stream.into_std() {
-                Ok(stream) => self.hand_over(TcpStream::from_std(stream), upgrade).await,
-                Err(_) => self.give_back(&upgrade.verdict),
-            },
+        // Who fails here is told so by an alert.
+        let Ok(Ok(socket)) = tokio::time::timeout(self.head_timeout(), acceptor.accept(socket)).await else { return };
+        match socket.get_ref().1.alpn_protocol() {
+            Some(HTTP2) => self.serve_http2(socket, Vec::new()).await,
+            _ => self.read_head(socket, Vec::new()).await,
+        }
+    }
+
+    fn head_timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.gatekeeper.settings.head_timeout_s))
+    }
+
+    /// Waits for the rest of the head, then serves the socket.
+    async fn read_head(self: Arc<Self>, mut socket: impl Socket, mut bytes: Vec<u8>) {
+        let opening = match tokio::time::timeout(self.head_timeout(), head::read(&mut socket, &mut bytes)).await {
+            Ok(Ok(opening)) => opening,
+            Ok(Err(bad)) => return bad.answer(socket).await,
+            Err(_) => return BadHead::Slow.answer(socket).await,
+        };
+        if opening == Opening::Http2 {
+            return self.serve_http2(socket, bytes).await;
+        }
+        let Some(mut upgrade) = self.upgrade(&bytes) else { return self.serve_http1(socket, bytes).await };
+        match socket.into_stream(&mut upgrade.unread) {
+            Some(stream) => self.hand_over(stream, upgrade).await,
+            None => self.give_back(&upgrade.verdict),
         }
     }
 
@@ -151,26 +188,32 @@ impl<H: Http> Door<H> {
         Some(Upgrade { head: handshake.response(), unread: bytes[head_len..].to_vec(), verdict })
     }
 
-    async fn hand_over(&self, stream: TcpStream, upgrade: Upgrade) {
+    async fn hand_over(&self, stream: Stream, upgrade: Upgrade) {
         let Upgrade { head, unread, verdict } = upgrade;
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.loops.len();
-        self.loops[index]
-            .orders
-            .send(Order::Adopt(Box::new(Arrival { stream: stream.into(), head, unread, verdict })))
-            .await;
+        self.loops[index].orders.send(Order::Adopt(Box::new(Arrival { stream, head, unread, verdict }))).await;
     }
 
-    async fn serve_http(self: Arc<Self>, stream: tokio::net::TcpStream, bytes: Vec<u8>) {
+    async fn serve_http1<S: Socket>(self: Arc<Self>, socket: S, bytes: Vec<u8>) {
         let stopping = self.stopping.clone();
-        let io = Rewind::new(bytes.into(), stream);
         let answer = move |request| {
             let door = self.clone();
-            async move { Ok::<_, std::convert::Infallible>(door.answer(request).await) }
+            async move { Ok(door.answer::<S>(request).await) }
         };
-        serve(io, answer, stopping).await;
+        serve::http1(Rewind::new(bytes.into(), socket), answer, stopping).await;
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    async fn serve_http2(self: Arc<Self>, socket: impl Socket, bytes: Vec<u8>) {
+        let (http, stopping) = (self.http.clone(), self.stopping.clone());
+        let answer = move |request| {
+            let http = http.clone();
+            async move { Ok(http.answer(request).await) }
+        };
+        serve::http2(Rewind::new(bytes.into(), socket), answer, stopping).await;
+    }
+
+    /// Answers one request on a connection over `S`, which may still become a WebSocket.
+    async fn answer<S: Socket>(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let head = HyperHead(&request);
         if request.method() != hyper::Method::GET || !is_upgrade(&head) {
             return self.http.answer(request).await;
@@ -179,7 +222,7 @@ impl<H: Http> Door<H> {
             Ok(handshake) => {
                 let verdict = self.gatekeeper.decide(&head, &handshake);
                 let response = switching(&handshake);
-                tokio::spawn(self.take_over(request, verdict));
+                tokio::spawn(self.take_over::<S>(request, verdict));
                 response
             }
             Err(bad) => bad_handshake(&bad.to_string()),
@@ -187,17 +230,15 @@ impl<H: Http> Door<H> {
     }
 
     /// Takes the socket out of hyper's hands once the 101 has been sent.
-    async fn take_over(self: Arc<Self>, request: Request<Incoming>, verdict: Result<Admission, Refusal>) {
-        let stream = match hyper::upgrade::on(request).await.map(|upgraded| upgraded.downcast::<TokioIo<Rewind>>()) {
-            Ok(Ok(parts)) => parts.io.into_inner().into_stream().map(|stream| (stream, parts.read_buf)),
-            _ => None,
-        };
-        match stream {
-            Some((stream, unread)) => {
-                let upgrade = Upgrade { head: Vec::new(), unread: unread.to_vec(), verdict };
-                self.hand_over(TcpStream::from_std(stream), upgrade).await;
-            }
+    async fn take_over<S: Socket>(self: Arc<Self>, request: Request<Incoming>, verdict: Result<Admission, Refusal>) {
+        let parts = match hyper::upgrade::on(request).await.map(|upgraded| upgraded.downcast::<TokioIo<Rewind<S>>>()) {
+            Ok(Ok(parts)) => parts,
             // The peer left between its request and our answer.
+            _ => return self.give_back(&verdict),
+        };
+        let mut unread = parts.read_buf.to_vec();
+        match parts.io.into_inner().into_socket().into_stream(&mut unread) {
+            Some(stream) => self.hand_over(stream, Upgrade { head: Vec::new(), unread, verdict }).await,
             None => self.give_back(&verdict),
         }
     }
@@ -223,7 +264,7 @@ pub async fn serve_only<H: Http>(
         let (http, stop) = (http.clone(), stop.clone());
         async move {
             let Ok(stream) = tokio::net::TcpStream::from_std(stream.into()) else { return };
-            tokio::spawn(serve(
+            tokio::spawn(serve::http1(
                 Rewind::new(Bytes::new(), stream),
                 move |request| {
                     let http = http.clone();
@@ -236,25 +277,6 @@ pub async fn serve_only<H: Http>(
     tokio::select! {
         result = accept_each(listener, each) => result,
         () = stopped(&mut stopping) => Ok(()),
-    }
-}
-
-async fn serve<F, A>(io: Rewind, answer: F, mut stopping: watch::Receiver<bool>)
-where
-    F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
-    A: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
-{
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).pipeline_flush(true);
-    let connection = builder.serve_connection(TokioIo::new(io), service_fn(answer)).with_upgrades();
-    tokio::pin!(connection);
-    // How a connection ended is the peer's business: it has had its answers, or has left.
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = stopped(&mut stopping) => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
     }
 }
 
@@ -298,94 +320,6 @@ struct Upgrade {
     head: Vec<u8>,
     unread: Vec<u8>,
     verdict: Result<Admission, Refusal>,
-}
-
-/// Why a first head was not understood; hyper never sees it.
-#[derive(Clone, Copy, Debug)]
-enum BadHead {
-    Closed,
-    Malformed,
-    TooLarge,
-    Slow,
-}
-
-impl BadHead {
-    async fn answer(self, mut stream: tokio::net::TcpStream) {
-        let (status, message) = match self {
-            BadHead::Closed => return,
-            BadHead::Malformed => ("400 Bad Request", "expected an HTTP/1.1 request"),
-            BadHead::TooLarge => ("431 Request Header Fields Too Large", "a request head may have 16 KiB"),
-            BadHead::Slow => ("408 Request Timeout", "the request head took too long to arrive"),
-        };
-        let len = message.len() + 1;
-        let answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{message}\n"
-        );
-        // The peer may have left; then there is nobody to tell.
-        if stream.write_all(answer.as_bytes()).await.is_ok() && stream.shutdown().await.is_ok() {
-            // Closing on unread input is a reset, which may destroy the answer on its way (RFC 9112 §9.6).
-            let _ = tokio::time::timeout(LAST_WORDS, read_and_forget(&stream)).await;
-        }
-    }
-}
-
-/// Returns once the peer has closed. A buffer lives only while there is something to read: who says nothing costs none.
-async fn read_and_forget(stream: &tokio::net::TcpStream) {
-    while stream.readable().await.is_ok() {
-        match stream.try_read(&mut [0; 4096]) {
-            Ok(n) if n > 0 => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            _ => return,
-        }
-    }
-}
-
-async fn read_until_whole(stream: &mut tokio::net::TcpStream, bytes: &mut Vec<u8>) -> Result<(), BadHead> {
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        match httparse::Request::new(&mut headers).parse(bytes) {
-            Ok(httparse::Status::Complete(_)) => return Ok(()),
-            Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => return Err(BadHead::TooLarge),
-            Ok(httparse::Status::Partial) => {}
-            Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
-            Err(_) => return Err(BadHead::Malformed),
-        }
-        match stream.read_buf(bytes).await {
-            Ok(n) if n > 0 => {}
-            _ => return Err(BadHead::Closed),
-        }
-    }
-}
-
-struct Parsed<'a, 'h, 'b>(&'a httparse::Request<'h, 'b>);
-
-impl Head for Parsed<'_, '_, '_> {
-    fn target(&self) -> &str {
-        self.0.path.unwrap_or("/")
-    }
-
-    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        let named = self.0.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-        join(named.filter_map(|header| std::str::from_utf8(header.value).ok()))
-    }
-}
-
-struct HyperHead<'a>(&'a Request<Incoming>);
-
-impl Head for HyperHead<'_> {
-    fn target(&self) -> &str {
-        self.0.uri().path_and_query().map_or("/", |target| target.as_str())
-    }
-
-    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        join(self.0.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()))
-    }
-}
-
-/// Several headers of one name mean their values with commas between (RFC 9110 §5.3).
-fn join<'a>(mut values: impl Iterator<Item = &'a str>) -> Option<Cow<'a, str>> {
-    let first = values.next()?;
-    Some(values.fold(Cow::Borrowed(first), |all, value| Cow::Owned(format!("{all}, {value}"))))
 }
 
 fn switching(handshake: &Handshake) -> Response<Body> {

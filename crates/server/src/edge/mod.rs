@@ -6,16 +6,18 @@
 //! | file | what it is |
 //! |---|---|
 //! | `door` | accepting, the first request head, plain HTTP |
+//! | `certificates` | who we are over TLS |
 //! | `upgrade` | what a WebSocket upgrade asks for, and whether it may |
 //! | `shard_loop` | the event loop: polling, reading, mail, timers |
 //! | `desk` | what a loop knows: its shard, its apps, its requests to the control plane |
 //! | `pusher` | the Pusher conversation with one connection |
 //! | `conn` | what is kept for each connection |
-//! | `stream`, `pipe` | what a connection is written on: a socket, or a pipe into an answer that hyper sends |
+//! | `stream`, `tls`, `pipe` | what a connection is written on: a socket, bare or under TLS, or a pipe into an answer that hyper sends |
 //! | `body` | the body of such an answer |
 //! | `farewell` | sockets that have been closed and still hold our last words |
 
 mod body;
+pub mod certificates;
 mod conn;
 mod desk;
 pub mod door;
@@ -25,6 +27,7 @@ mod pusher;
 pub mod shard_loop;
 mod stats;
 mod stream;
+mod tls;
 pub mod upgrade;
 
 use std::sync::Arc;
@@ -83,8 +86,7 @@ impl Settings {
 pub enum Order {
     /// A socket that asked for an upgrade.
     Adopt(Box<Arrival>),
-    /// Apps have changed, or tokens were revoked: connections of apps that are gone or disabled are closed, and those
-    /// whose token is.
+    /// Apps have changed: connections of those that are gone or disabled are closed.
     Recheck,
     /// Close everything, spread over this time, and end.
     Drain {

@@ -202,6 +202,9 @@ impl ShardLoop {
         }
         let key = ConnKey::from_bits(token.0 as u64);
         if event.is_writable() {
+            if let Some(conn) = self.desk.shard.wire(key) {
+                conn.stream.flush();
+            }
             self.desk.shard.writable(key);
         }
         if event.is_readable() {
@@ -227,9 +230,9 @@ impl ShardLoop {
                 Ok(n) => {
                     conn.heard_s = now_s;
                     conn.pinged = false;
-                    let whole = kept + n == self.scratch.len();
+                    let more = kept + n == self.scratch.len() || ended || conn.stream.has_ended();
                     self.consume(key, kept + n);
-                    if !whole && !ended {
+                    if !more {
                         return;
                     }
                 }

@@ -1,4 +1,5 @@
-//! What a connection of a loop is read from and written to: a socket, or a pipe into an answer of hyper's.
+//! What a connection of a loop is read from and written to: a socket, bare or under TLS, or a pipe into an answer of
+//! hyper's.
 //!
 //! Always true: nothing here waits; a stream that takes less than it was offered tells its loop when it takes more.
 
@@ -11,12 +12,15 @@ use mio::{Interest, Registry, Token};
 
 use super::LoopHandle;
 use super::pipe::{News, Pipe, PipeReader};
+use super::tls::Tls;
 
 /// What a connection is read from and written to.
 #[derive(Debug)]
 pub enum Stream {
     /// A socket.
     Plain(TcpStream),
+    /// A socket under TLS; in a box, as few have one.
+    Tls(Box<Tls>),
     /// The way into the body of an answer; nothing comes out of it.
     Pipe(Pipe),
 }
@@ -33,6 +37,7 @@ impl Stream {
         let (token, interest) = (Token(key.bits() as usize), Interest::READABLE | Interest::WRITABLE);
         match self {
             Stream::Plain(socket) => registry.register(socket, token, interest),
+            Stream::Tls(tls) => registry.register(&mut tls.socket, token, interest),
             Stream::Pipe(pipe) => {
                 pipe.adopt(key);
                 Ok(())
@@ -44,7 +49,21 @@ impl Stream {
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.read(into),
+            Stream::Tls(tls) => tls.read(into),
             Stream::Pipe(_) => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Whether the next read is known to be the last, which the socket alone does not show.
+    pub fn has_ended(&self) -> bool {
+        matches!(self, Stream::Tls(tls) if tls.has_ended())
+    }
+
+    /// The socket takes bytes again: sends what was taken before and has not gone.
+    pub fn flush(&mut self) {
+        if let Stream::Tls(tls) = self {
+            // A socket that fails here fails at the next write too.
+            let _ = tls.flush();
         }
     }
 
@@ -52,6 +71,7 @@ impl Stream {
     pub fn write(&mut self, parts: &[IoSlice<'_>]) -> Sent {
         match self {
             Stream::Plain(socket) => write_socket(socket, parts),
+            Stream::Tls(tls) => tls.write(parts),
             Stream::Pipe(pipe) => pipe.write(parts),
         }
     }
@@ -59,7 +79,7 @@ impl Stream {
     /// The news of a pipe.
     pub fn hear_news(&self) -> News {
         match self {
-            Stream::Plain(_) => News::Room,
+            Stream::Plain(_) | Stream::Tls(_) => News::Room,
             Stream::Pipe(pipe) => pipe.hear_news(),
         }
     }
@@ -73,6 +93,7 @@ impl Stream {
                 let _ = socket.shutdown(Shutdown::Write);
                 Some(socket)
             }
+            Stream::Tls(tls) => Some(tls.finish()),
             // The body goes on until what was written has been read.
             Stream::Pipe(_) => None,
         }
