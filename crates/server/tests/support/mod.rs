@@ -20,6 +20,7 @@
 mod http;
 mod pusher;
 mod server;
+mod tunnel;
 mod websocket;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ use std::time::Duration;
 pub use http::Response;
 pub use pusher::Socket;
 pub use server::Server;
+pub use tunnel::{Certificate, Tunnel, connect_tls};
 pub use websocket::{Frame, Refusal, WebSocket, masked_frame, opcode};
 
 /// How long a test waits for what should come at once, on a machine that is busy with other tests.
