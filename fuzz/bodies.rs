@@ -5,7 +5,7 @@
 
 use fanfare_proto::channel::{ChannelName, NAME_LEN_MAX, event_name_ok};
 use fanfare_proto::client::ClientMessage;
-use fanfare_proto::cursor::{CURSOR_LEN_MAX, Cursor};
+use fanfare_proto::cursor::{CURSOR_LEN_MAX, Cursor, PLACES_MAX, Place};
 use fanfare_proto::deflate::{deflate, inflate, negotiate};
 use fanfare_proto::json::depth_within;
 use fanfare_proto::presence::{ChannelData, UserData};
@@ -206,17 +206,29 @@ pub fn cursors(data: &[u8]) {
         assert!((4..=7).contains(&version));
     }
     let (numbers, _) = data.as_chunks::<8>();
-    if let [channel_hash, epoch, offset, stamp, ..] = *numbers {
-        cursor_survives([channel_hash, epoch, offset, stamp].map(u64::from_le_bytes));
+    let numbers: Vec<u64> = numbers.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+    if let [settled, places @ ..] = &*numbers {
+        cursor_survives(*settled, places);
+    }
+    if let [a, b, ..] = *numbers {
+        let socket = SocketId { a, b };
+        assert_eq!(socket.to_string().parse(), Ok(socket));
     }
 }
 
-fn cursor_survives([channel_hash, epoch, offset, stamp]: [u64; 4]) {
-    let cursor = Cursor { channel_hash, epoch, offset, stamp };
+fn cursor_survives(settled: u64, numbers: &[u64]) {
+    let (places, _) = numbers.as_chunks::<3>();
+    let Some(&[first, ..]) = places.first() else { return };
+    // All of one app, whose bits are the high ones.
+    let of_app = |hash: u64| first >> 40 << 40 | hash << 24 >> 24;
+    let places = places.iter().map(|&[hash, epoch, offset]| Place { channel_hash: of_app(hash), epoch, offset });
+    let cursor = Cursor::of(places, settled);
+    assert!((1..=PLACES_MAX).contains(&cursor.places().len()));
     let text = cursor.to_string();
     assert!(text.len() <= CURSOR_LEN_MAX);
     assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)));
     assert_eq!(text.parse(), Ok(cursor));
-    let socket = SocketId { a: channel_hash, b: epoch };
-    assert_eq!(socket.to_string().parse(), Ok(socket));
+    for end in 0..text.len() {
+        assert!(text[..end].parse::<Cursor>().is_err(), "{text} cut at {end}");
+    }
 }

@@ -152,7 +152,18 @@ proptest! {
     }
 
     #[test]
-    fn cursors_hold_for_texts_like_them(text in "[0-9a-f]{0,17}(\\.[0-9a-f]{0,17}){0,5}|\\+?[0-9]{0,21}(\\.[0-9]{0,21})?") {
+    fn cursors_hold_for_texts_like_them(text in "E[A-Za-z0-9_-]{10,140}|\\+?[0-9]{0,21}(\\.[0-9]{0,21})?") {
         bodies::cursors(text.as_bytes());
+    }
+
+    #[test]
+    fn cursors_hold_for_near_epochs(
+        settled in any::<u32>(),
+        epoch in any::<u32>(),
+        places in vec((any::<u64>(), 0..4000u64, 0..9999u64), 0..12),
+    ) {
+        let places = places.into_iter().flat_map(|(hash, later, offset)| [hash, u64::from(epoch) << 20 | later, offset]);
+        let numbers = [u64::from(settled)].into_iter().chain(places);
+        bodies::cursors(&numbers.flat_map(u64::to_le_bytes).collect::<Vec<_>>());
     }
 }

@@ -2,7 +2,7 @@
 
 use fanfare_proto::channel::{Access, BadEventName, BadName, ChannelName, ChannelPattern, NAME_LEN_MAX, event_name_ok};
 use fanfare_proto::close::{CloseCode, ErrorCode, Reconnect};
-use fanfare_proto::cursor::{BadCursor, CURSOR_LEN_MAX, Cursor};
+use fanfare_proto::cursor::{BadCursor, CURSOR_LEN_MAX, Cursor, Place, channel_hash};
 use fanfare_proto::socket_id::{BadSocketId, SocketId};
 use fanfare_proto::version::protocol;
 
@@ -164,6 +164,10 @@ fn error_codes_are_numbers_of_their_own() {
     assert_eq!(ErrorCode::WatchlistLimit.code(), 4302);
 }
 
+fn place(channel: &str, epoch: u64, offset: u64) -> Place {
+    Place { channel_hash: channel_hash("app", channel), epoch, offset }
+}
+
 #[test]
 fn a_pattern_is_a_name_or_the_beginning_of_names() {
     let pattern = |text| ChannelPattern::parse(text, 200).expect(text);
@@ -179,21 +183,49 @@ fn a_pattern_is_a_name_or_the_beginning_of_names() {
 
 #[test]
 fn a_cursor_reads_as_it_is_written() {
-    let cursor = Cursor { channel_hash: 0xdead_beef, epoch: 0, offset: 255, stamp: u64::MAX };
-    assert_eq!(cursor.to_string(), "deadbeef.0.ff.ffffffffffffffff");
-    assert_eq!(cursor.to_string().parse(), Ok(cursor));
-}
-
-#[test]
-fn the_longest_cursor_fits() {
-    let full = u64::MAX;
-    let cursor = Cursor { channel_hash: full, epoch: full, offset: full, stamp: full };
-    assert!(cursor.to_string().len() <= CURSOR_LEN_MAX);
-}
-
-#[test]
-fn a_cursor_has_one_text_only() {
-    for text in ["", "1.2.3", "1.2.3.4.5", "01.2.3.4", "A.2.3.4", "1.2.3.", "+1.2.3.4", "1.2.3.10000000000000000"] {
-        assert_eq!(text.parse::<Cursor>(), Err(BadCursor), "{text}");
+    let one = Cursor::single(place("room", 1_795_000_000_000 << 10, 255), 70_000);
+    let two = Cursor::of([place("b", 7, 1), place("a", 9, 300)], 5);
+    for (cursor, text) in [(one, "EfhoiPCiBK6NVXR-gIDgy5X3oQP_AQ"), (two, "EvhoiAVqrK5bNwmsAraaRLw9AwE")] {
+        assert_eq!(cursor.to_string(), text);
+        assert_eq!(Cursor::parse(text), Ok(cursor));
     }
+}
+
+#[test]
+fn hashes_of_channels_never_change() {
+    // Written down: a cursor that a client kept over an update of the server must still name its channel.
+    assert_eq!(channel_hash("app", "room"), 0xf868_88ae_8d55_747e);
+    assert_eq!(channel_hash("app", "a"), 0xf868_886a_acae_5b37);
+    assert_eq!(channel_hash("1", "a"), 0x7c38_325a_887c_5dde);
+}
+
+#[test]
+fn a_cursor_tells_its_app_and_its_channels() {
+    let cursor = Cursor::of([place("a", 1, 1), place("b", 2, 2)], 3);
+    assert!(cursor.is_of_app("app") && !cursor.is_of_app("ap") && !cursor.is_of_app("app/a"));
+    assert_eq!(cursor.place(channel_hash("app", "b")), Some(place("b", 2, 2)));
+    assert_eq!(cursor.place(channel_hash("app", "c")), None);
+}
+
+#[test]
+fn the_longest_cursors_fit() {
+    let full = u64::MAX;
+    let longest = Cursor::single(Place { channel_hash: full, epoch: full, offset: full }, full);
+    assert!(longest.to_string().len() <= CURSOR_LEN_MAX);
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let ordinary = Cursor::of(names.map(|name| place(name, (1_795_000_000_000 << 10) + 1_000_000, 16_000)), 1 << 34);
+    assert_eq!(ordinary.places().len(), 8, "eight of a busy node fit");
+    let wide = Cursor::of(names.map(|name| place(name, full, full)), full);
+    assert!((1..8).contains(&wide.places().len()) && wide.to_string().len() <= CURSOR_LEN_MAX);
+}
+
+#[test]
+fn what_is_no_cursor_is_refused() {
+    let text = Cursor::single(place("room", 9, 9), 9).to_string();
+    let cut = &text[..text.len() - 1];
+    let longer = format!("{text}A");
+    for bad in ["", "1.2.3.4", "42", "W/\"x\"", "ä", "*", cut, &longer, &text.replace('E', "I")] {
+        assert_eq!(Cursor::parse(bad), Err(BadCursor::Malformed), "{bad}");
+    }
+    assert_eq!(Cursor::parse(&"E".repeat(CURSOR_LEN_MAX + 1)), Err(BadCursor::TooLong));
 }
