@@ -13,7 +13,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::broker::{Broker, BrokerError, BrokerEvents, Cached, Keep, StreamPosition};
+use crate::broker::{
+    Broker, BrokerError, BrokerEvents, Cached, Delivery, History, Mark, Post, Published, Since, Stored,
+};
 use crate::key::ChannelKey;
 use crate::mail::{Mail, Mailbox, Request};
 use crate::presence::{Counts, Member, PresenceStore, StoreError};
@@ -57,6 +59,11 @@ impl Routes {
         self.loops[to].send(letter).await;
     }
 
+    /// A stored publication as it goes out again to whoever missed it.
+    pub(crate) fn frames(&self, key: &ChannelKey, stored: Stored) -> Arc<Frames> {
+        Arc::new(Frames::new(key.clone(), stored.publication, Some(stored.mark), self.encoder.clone()))
+    }
+
     fn holders(&self, key: &ChannelKey) -> u64 {
         self.holders.pin().get(key).copied().unwrap_or(0)
     }
@@ -64,12 +71,14 @@ impl Routes {
 
 #[async_trait]
 impl BrokerEvents for Routes {
-    async fn publication(&self, key: &ChannelKey, publication: Arc<Publication>, position: Option<StreamPosition>) {
+    async fn publication(&self, key: &ChannelKey, delivery: Delivery) {
         let holders = self.holders(key);
         if holders == 0 {
             return;
         }
-        let frames = Arc::new(Frames::new(key.clone(), publication, position, self.encoder.clone()));
+        let Delivery { publication, mark, in_flight } = delivery;
+        let frames = Frames::new(key.clone(), publication, mark, self.encoder.clone());
+        let frames = Arc::new(frames.carrying(in_flight));
         for (index, mailbox) in self.loops.iter().enumerate() {
             if holders & (1 << index) != 0 {
                 mailbox.send(Mail::Publication(frames.clone())).await;
@@ -151,16 +160,26 @@ impl Hub {
         &self,
         key: &ChannelKey,
         publication: Publication,
-        keep: Keep,
-    ) -> Result<Option<StreamPosition>, BrokerError> {
-        self.broker.publish(key, publication, keep).await
+        post: impl Into<Post>,
+    ) -> Result<Published, BrokerError> {
+        self.broker.publish(key, publication, post.into()).await
+    }
+
+    /// What the channel's history holds since then, at most the oldest `limit` of it.
+    pub async fn history(&self, key: &ChannelKey, since: &Since, limit: usize) -> Result<History, BrokerError> {
+        self.broker.history(key, since, limit).await
+    }
+
+    /// Forgets the channel's history and its newest event. Returns the place after that.
+    pub async fn clear(&self, key: &ChannelKey) -> Result<Mark, BrokerError> {
+        self.broker.clear(key).await
     }
 
     /// Closes every socket that signed in as `user`, on every node.
     pub async fn terminate(&self, app: &str, user: &str) -> Result<(), BrokerError> {
         let key = user_channel(app, user);
         let command = Publication { kind: Kind::Terminate, ..Publication::event("\"\"", "\"\"") };
-        self.broker.publish(&key, command, Keep::Transient).await.map(drop)
+        self.broker.publish(&key, command, Post::TRANSIENT).await.map(drop)
     }
 
     /// How many are on the channel, everything counted that a client has been told of.

@@ -21,7 +21,10 @@ mod stripe;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use broker::{Broker, BrokerError, BrokerEvents, Cached, Keep, StreamPosition};
+pub use broker::{
+    Broker, BrokerError, BrokerEvents, Cached, Delivery, Held, History, HistoryRule, Idempotency, Keep, Mark, Post,
+    Published, Since, Stored, StreamPosition,
+};
 pub use hub::Hub;
 pub use key::ChannelKey;
 pub use mail::{Mail, Mailbox, Request};

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fanfare_proto::socket_id::SocketId;
 use tokio::sync::mpsc;
 
-use crate::broker::Cached;
+use crate::broker::{Cached, Mark, Since};
 use crate::key::ChannelKey;
 use crate::presence::{Member, StoreError};
 use crate::publication::{Frames, Publication};
@@ -48,13 +48,26 @@ pub enum Mail {
     },
 }
 
-/// What a subscriber that entered a presence or cache channel is told first.
+/// What a subscriber that was let in is told first.
 #[derive(Debug, Default)]
 pub struct Entrance {
     /// The roster as JSON text, on presence channels, and its version.
     pub roster: Option<(String, u64)>,
     /// On cache channels: the newest event, if there is one.
     pub cached: Option<Option<Cached>>,
+    /// Where it asked since when: what it missed.
+    pub replay: Option<Replay>,
+}
+
+/// What a subscriber missed, in the order of publication, ready to be shown.
+#[derive(Debug)]
+pub struct Replay {
+    /// Shared with whoever else asks for them at about the same time. Empty when it is not recovered.
+    pub frames: Vec<Arc<Frames>>,
+    /// The end of the channel's stream: whoever has been shown the frames has everything up to here.
+    pub now: Mark,
+    /// Whether nothing is missing after the cursor; true when none was given.
+    pub recovered: bool,
 }
 
 /// From a loop to the control plane. Requests about one channel are served in order.
@@ -71,7 +84,7 @@ pub enum Request {
         /// Whether the subscribers are told how many they are.
         announce: bool,
     },
-    /// A subscriber waits to be let in: join the presence channel, read the cache channel, or both.
+    /// A subscriber waits to be let in: join the presence channel, read the newest event, the history, or all of these.
     Enter {
         /// The channel.
         key: ChannelKey,
@@ -87,6 +100,8 @@ pub enum Request {
         member: Option<(Member, u32)>,
         /// Whether to read the newest event.
         cached: bool,
+        /// From where on it wants what was published.
+        since: Option<Since>,
     },
     /// A subscriber left a presence channel that it had asked to enter.
     Leave {

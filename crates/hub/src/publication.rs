@@ -12,7 +12,7 @@ use fanfare_proto::socket_id::SocketId;
 use fanfare_proto::{deflate, server, ws};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::broker::StreamPosition;
+use crate::broker::{InFlight, Mark, StreamPosition};
 use crate::key::ChannelKey;
 
 /// What a publication is to the sockets that it reaches.
@@ -50,7 +50,8 @@ pub struct Publication {
     pub content_type: Option<Arc<str>>,
     /// When it was published, in milliseconds since the Unix epoch; 0 if nobody is to be told.
     pub time_ms: u64,
-    /// The publisher's share of its app's window; given back once every loop has walked its subscribers.
+    /// The publisher's share of its app's window, until it is published; given back once every loop has walked its
+    /// subscribers.
     pub permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -164,21 +165,22 @@ pub fn deflated_frame(text: &[u8], bytes_min: usize) -> Option<Bytes> {
 pub struct Frames {
     key: ChannelKey,
     publication: Arc<Publication>,
-    position: Option<StreamPosition>,
+    mark: Option<Mark>,
     encoder: Arc<dyn Encode>,
     forms: Box<[OnceLock<Bytes>]>,
+    _in_flight: InFlight,
 }
 
 impl Frames {
     /// Nothing is encoded yet.
-    pub fn new(
-        key: ChannelKey,
-        publication: Arc<Publication>,
-        position: Option<StreamPosition>,
-        encoder: Arc<dyn Encode>,
-    ) -> Self {
+    pub fn new(key: ChannelKey, publication: Arc<Publication>, mark: Option<Mark>, encoder: Arc<dyn Encode>) -> Self {
         let forms = std::iter::repeat_with(OnceLock::new).take(encoder.forms()).collect();
-        Frames { key, publication, position, encoder, forms }
+        Frames { key, publication, mark, encoder, forms, _in_flight: InFlight::default() }
+    }
+
+    /// As they are delivered: what they hold is given back when the last loop has shown and dropped them.
+    pub fn carrying(self, in_flight: InFlight) -> Self {
+        Frames { _in_flight: in_flight, ..self }
     }
 
     /// The channel that it goes to.
@@ -191,9 +193,14 @@ impl Frames {
         &self.publication
     }
 
+    /// Its place in its channel and among all others, if it was stored.
+    pub fn mark(&self) -> Option<Mark> {
+        self.mark
+    }
+
     /// Its place in the channel's stream, if it was stored.
     pub fn position(&self) -> Option<StreamPosition> {
-        self.position
+        self.mark.map(|mark| mark.position)
     }
 
     /// All bytes in a form, shared by every subscriber that takes it.
@@ -209,6 +216,6 @@ impl Frames {
 
 impl std::fmt::Debug for Frames {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Frames").field("key", &self.key).field("position", &self.position).finish_non_exhaustive()
+        f.debug_struct("Frames").field("key", &self.key).field("mark", &self.mark).finish_non_exhaustive()
     }
 }

@@ -19,10 +19,10 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Keep};
+use crate::broker::{Broker, Post, Since};
 use crate::hub::{Requests, Routes, watch_channel};
 use crate::key::ChannelKey;
-use crate::mail::{Entrance, Mail, Request};
+use crate::mail::{Entrance, Mail, Replay, Request};
 use crate::presence::{Member, PresenceStore, StoreError};
 use crate::publication::{Kind, Publication};
 use crate::shard::ConnKey;
@@ -146,8 +146,8 @@ impl Stripe {
     async fn serve(&mut self, request: Request) {
         match request {
             Request::Members { key, from, n, announce } => self.members(key, from, n, announce).await,
-            Request::Enter { key, from, conn, token, socket, member, cached } => {
-                let outcome = self.enter(&key, socket, member, cached).await;
+            Request::Enter { key, from, conn, token, socket, member, cached, since } => {
+                let outcome = self.enter(&key, socket, member, cached, since).await;
                 self.routes.mail(from, Mail::Entered { key, conn, token, outcome }).await;
             }
             Request::Leave { key, socket } => self.leave(&key, socket).await,
@@ -275,16 +275,27 @@ impl Stripe {
         socket: SocketId,
         member: Option<(Member, u32)>,
         cached: bool,
+        since: Option<Since>,
     ) -> Result<Entrance, StoreError> {
         let mut entrance = Entrance::default();
+        // What can fail before the join, which would have to be taken back.
+        if let Some(since) = since {
+            entrance.replay = Some(self.replay(key, &since).await?);
+        }
         if cached {
-            // Before the join, which would have to be taken back if this failed.
             entrance.cached = Some(self.broker.cached(key).await.map_err(|_| StoreError::Unavailable)?);
         }
         if let Some((member, members_max)) = member {
             entrance.roster = Some(self.join(key, socket, member, members_max).await?);
         }
         Ok(entrance)
+    }
+
+    /// What was missed. The loop and this node have subscribed before: what is not in it will be delivered.
+    async fn replay(&self, key: &ChannelKey, since: &Since) -> Result<Replay, StoreError> {
+        let history = self.broker.history(key, since, usize::MAX).await.map_err(|_| StoreError::Unavailable)?;
+        let frames = history.publications.into_iter().map(|stored| self.routes.frames(key, stored)).collect();
+        Ok(Replay { frames, now: history.now, recovered: history.recovered })
     }
 
     /// Joins, tells the others, and returns the roster with its version.
@@ -369,7 +380,7 @@ impl Stripe {
     }
 
     async fn publish(&self, key: &ChannelKey, publication: Publication) {
-        if let Err(error) = self.broker.publish(key, publication, Keep::Transient).await {
+        if let Err(error) = self.broker.publish(key, publication, Post::TRANSIENT).await {
             tracing::warn!(channel = key.as_str(), %error, "event not published");
         }
     }

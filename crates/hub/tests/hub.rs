@@ -12,8 +12,8 @@ use fanfare_hub::presence::Counts;
 use fanfare_hub::publication::{Form, PusherForms};
 use fanfare_hub::shard::{ConnKey, Traits};
 use fanfare_hub::{
-    Broker, BrokerError, Cached, ChannelKey, Frames, Hub, Keep, Kind, Mail, Member, Publication, Request, Shard,
-    StoreError, StreamPosition,
+    Broker, BrokerError, Cached, ChannelKey, Frames, History, Hub, Keep, Kind, Mail, Mark, Member, Post as Posting,
+    Publication, Published, Request, Shard, Since, StoreError,
 };
 use fanfare_proto::socket_id::SocketId;
 use tokio::sync::Notify;
@@ -65,9 +65,18 @@ impl Broker for Door {
         &self,
         key: &ChannelKey,
         publication: Publication,
-        keep: Keep,
-    ) -> Result<Option<StreamPosition>, BrokerError> {
-        self.broker.publish(key, publication, keep).await
+        post: Posting,
+    ) -> Result<Published, BrokerError> {
+        self.broker.publish(key, publication, post).await
+    }
+
+    async fn history(&self, key: &ChannelKey, since: &Since, limit: usize) -> Result<History, BrokerError> {
+        self.pass("history", key)?;
+        self.broker.history(key, since, limit).await
+    }
+
+    async fn clear(&self, key: &ChannelKey) -> Result<Mark, BrokerError> {
+        self.broker.clear(key).await
     }
 
     async fn cached(&self, key: &ChannelKey) -> Result<Option<Cached>, BrokerError> {
@@ -166,7 +175,7 @@ impl Node {
     fn enter(&self, from: usize, b: u64, user: &str) {
         let member = Some((Member { user_id: user.to_owned(), user_info: None }, MEMBERS_MAX));
         let (key, conn, socket) = (room(), ConnKey::from_bits(b), socket(b));
-        self.ask(Request::Enter { key, from, conn, token: 1, socket, member, cached: false });
+        self.ask(Request::Enter { key, from, conn, token: 1, socket, member, cached: false, since: None });
     }
 
     fn leave(&self, b: u64) {
@@ -186,7 +195,7 @@ impl Node {
 
     async fn publish(&self, key: &ChannelKey, data: &str) {
         let publication = Publication::event("\"e\"", format!("\"{data}\""));
-        self.hub.publish(key, publication, Keep::Transient).await.unwrap();
+        self.hub.publish(key, publication, Posting::TRANSIENT).await.unwrap();
     }
 
     /// Everything that was asked before has been served, and its letters lie in the boxes.
@@ -358,7 +367,7 @@ async fn close_delivers_what_was_accepted_and_refuses_the_rest() {
     node.hub.close().await;
     one.opened().await;
     assert!(one.text().await.contains("last"));
-    let refused = node.hub.publish(&room(), Publication::event("\"e\"", "\"late\""), Keep::Transient).await;
+    let refused = node.hub.publish(&room(), Publication::event("\"e\"", "\"late\""), Posting::TRANSIENT).await;
     assert_eq!(refused, Err(BrokerError::Unavailable));
 }
 
@@ -435,14 +444,15 @@ async fn who_enters_a_cache_channel_gets_the_newest_event_or_a_miss() {
         socket: socket(1),
         member: None,
         cached: true,
+        since: None,
     };
     node.ask(enter());
     assert!(matches!(one.entered().await.unwrap().cached, Some(None)), "a miss");
-    let keep = Keep::Newest { ttl: Duration::from_secs(5) };
-    let position = node.hub.publish(&key, Publication::event("\"e\"", "\"new\""), keep).await.unwrap();
+    let keep = Keep::newest(Duration::from_secs(5));
+    let published = node.hub.publish(&key, Publication::event("\"e\"", "\"new\""), keep).await.unwrap();
     node.ask(enter());
     let cached = one.entered().await.unwrap().cached.unwrap().expect("the newest event");
-    assert_eq!((&*cached.publication.data, Some(cached.position)), ("\"new\"", position));
+    assert_eq!((&*cached.publication.data, Some(cached.mark)), ("\"new\"", published.mark));
     sleep(Duration::from_secs(6)).await;
     node.ask(enter());
     assert!(matches!(one.entered().await.unwrap().cached, Some(None)), "expired");
@@ -454,7 +464,7 @@ async fn who_cannot_be_shown_the_cached_event_is_no_member() {
     node.door.shut.store(true, Ordering::Relaxed);
     let member = Some((Member { user_id: "ann".into(), user_info: None }, MEMBERS_MAX));
     let (conn, socket) = (ConnKey::from_bits(1), socket(1));
-    node.ask(Request::Enter { key: room(), from: 0, conn, token: 1, socket, member, cached: true });
+    node.ask(Request::Enter { key: room(), from: 0, conn, token: 1, socket, member, cached: true, since: None });
     assert_eq!(one.entered().await.unwrap_err(), StoreError::Unavailable);
     assert_eq!(node.hub.members(&room()).await, Ok(vec![]));
 }

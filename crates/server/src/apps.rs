@@ -12,10 +12,12 @@
 use crate::config::{AppSettings, Config, Key, Retention, Secret};
 use crate::limits::{PublishRate, RetryAfter, Window};
 use arc_swap::ArcSwap;
+use fanfare_hub::{HistoryRule, Keep};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// An app's number within this process: what connections and mails carry in the place of its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,6 +70,14 @@ impl App {
             Some(rule) => rule.retention,
             None => Some(Retention::default()),
         }
+    }
+
+    /// What is remembered of an event on the channel. `cache`: it is a cache channel.
+    pub fn keep(&self, channel: &str, cache: bool) -> Keep {
+        let app_bytes_max = self.limits.history_bytes_max;
+        let rule = self.history_rule(channel);
+        let rule = rule.map(|Retention { messages, bytes, ttl }| HistoryRule { messages, bytes, ttl, app_bytes_max });
+        Keep { history: rule, newest: cache.then_some(Duration::from_secs(self.limits.cache_ttl_s.into())) }
     }
 
     /// Counts one more connection, unless the app has as many as it may.

@@ -1,22 +1,27 @@
 //! A broker for one node.
 //!
+//! A stripe of channels has a table behind a lock, and a bounded queue with a task. Publications to subscribers pass the
+//! queue, and its task gives positions and delivers in that order. Whatever nobody would hear is stored at
+//! once, and histories are read from the table: neither wakes a task.
+//!
 //! Always true:
-//! - publications to one channel pass one bounded queue and one task, which gives positions and delivers in that order;
-//!   nothing waits under a lock;
-//! - what nobody subscribed to and nobody is to remember ends here: it costs a look into a table, and no task;
-//! - a channel whose newest event expired is forgotten; it begins again with a new epoch.
+//! - a publication is stored before it is delivered, and whether anybody wants it is asked under the table's lock: whoever
+//!   subscribes and then reads the history has all of it, or gets it delivered;
+//! - nothing waits under a lock, and no two locks are held together;
+//! - what nobody subscribed to and nobody is to remember ends here: it costs a look into a table, and no task.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hashbrown::HashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::broker::{Broker, BrokerError, BrokerEvents, Cached, Keep, StreamPosition};
+use super::table::{Common, Outcome, Table};
+use crate::broker::{
+    Broker, BrokerError, BrokerEvents, Cached, Delivery, History, InFlight, Mark, Post, Published, Since,
+};
 use crate::key::ChannelKey;
 use crate::publication::Publication;
 
@@ -26,48 +31,83 @@ const STRIPES: usize = 8;
 /// Publications that wait for a task before publishers wait.
 const QUEUE_MAX: usize = 1024;
 
-/// How often expired events are looked for.
+/// How often expired publications are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
 
 enum Job {
-    Publish { key: ChannelKey, publication: Publication, keep: Keep, done: oneshot::Sender<Option<StreamPosition>> },
-    Cached { key: ChannelKey, done: oneshot::Sender<Option<Cached>> },
+    Publish { letter: Letter, done: oneshot::Sender<Published> },
     Close { done: oneshot::Sender<()> },
+}
+
+/// A publication on its way in.
+struct Letter {
+    key: ChannelKey,
+    publication: Arc<Publication>,
+    permit: Option<OwnedSemaphorePermit>,
+    post: Post,
 }
 
 /// A broker for one node; cheap to clone.
 #[derive(Clone)]
 pub struct MemoryBroker {
-    stripes: Arc<[mpsc::Sender<Job>]>,
-    wanted: Arc<papaya::HashSet<ChannelKey>>,
+    stripes: Arc<[Stripe]>,
+    common: Arc<Common>,
     hasher: RandomState,
 }
 
+struct Stripe {
+    queue: mpsc::Sender<Job>,
+    table: Arc<Mutex<Table>>,
+}
+
 impl MemoryBroker {
-    /// Starts its tasks on the current tokio runtime. `epoch` should differ from that of an earlier start.
+    /// Starts its tasks on the current tokio runtime. `epoch` must be later than any of an earlier start.
     pub fn start(events: Arc<dyn BrokerEvents>, epoch: u64) -> Self {
-        let epochs = Arc::new(AtomicU64::new(epoch));
+        let common = Common::new(epoch, epoch + 1, 1);
         let stripes = (0..STRIPES).map(|_| {
-            let (sender, inbox) = mpsc::channel(QUEUE_MAX);
-            let stripe = Stripe { events: events.clone(), epochs: epochs.clone(), newest: HashMap::new() };
-            tokio::spawn(stripe.run(inbox));
-            sender
+            let (queue, inbox) = mpsc::channel(QUEUE_MAX);
+            let table = Arc::new(Mutex::new(Table::new(common.clone(), 0)));
+            let clerk = Clerk { events: events.clone(), common: common.clone(), table: table.clone() };
+            tokio::spawn(clerk.run(inbox));
+            Stripe { queue, table }
         });
-        MemoryBroker { stripes: stripes.collect(), wanted: Arc::default(), hasher: RandomState::new() }
+        MemoryBroker { stripes: stripes.collect(), common, hasher: RandomState::new() }
     }
 
-    fn stripe(&self, key: &ChannelKey) -> &mpsc::Sender<Job> {
+    fn stripe(&self, key: &ChannelKey) -> &Stripe {
         &self.stripes[self.hasher.hash_one(key) as usize % self.stripes.len()]
     }
 
     fn check_open(&self, key: &ChannelKey) -> Result<(), BrokerError> {
-        if self.stripe(key).is_closed() { Err(BrokerError::Unavailable) } else { Ok(()) }
+        if self.stripe(key).queue.is_closed() { Err(BrokerError::Unavailable) } else { Ok(()) }
     }
 
-    async fn ask<T>(&self, key: &ChannelKey, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, BrokerError> {
-        let (done, wait) = oneshot::channel();
-        self.stripe(key).send(job(done)).await.map_err(|_| BrokerError::Unavailable)?;
-        wait.await.map_err(|_| BrokerError::Unavailable)
+    /// The table of a channel's stripe, unless the broker is closed.
+    fn table(&self, key: &ChannelKey) -> Result<MutexGuard<'_, Table>, BrokerError> {
+        let table = lock(&self.stripe(key).table);
+        if table.closed { Err(BrokerError::Unavailable) } else { Ok(table) }
+    }
+
+    /// Stores what nobody here would hear; `None` if somebody would.
+    fn store_unheard(&self, letter: &Letter) -> Result<Option<Published>, BrokerError> {
+        let now = Instant::now();
+        let mut table = self.table(&letter.key)?;
+        // Whoever subscribes from here on will find it in the history.
+        if self.common.wants(&letter.key) {
+            return Ok(None);
+        }
+        Ok(Some(published(table.publish(&letter.key, &letter.publication, &letter.post, now), false)))
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().expect("no code panics while it holds a table")
+}
+
+fn published(outcome: Outcome, heard: bool) -> Published {
+    match outcome {
+        Outcome::New(mark) => Published { mark, heard, repeated: false },
+        Outcome::Repeat(mark) => Published { mark, heard, repeated: true },
     }
 }
 
@@ -75,35 +115,56 @@ impl MemoryBroker {
 impl Broker for MemoryBroker {
     async fn subscribe(&self, key: &ChannelKey) -> Result<(), BrokerError> {
         self.check_open(key)?;
-        self.wanted.pin().insert(key.clone());
+        self.common.wanted.pin().insert(key.clone());
         Ok(())
     }
 
     async fn unsubscribe(&self, key: &ChannelKey) -> Result<(), BrokerError> {
-        self.wanted.pin().remove(key);
+        self.common.wanted.pin().remove(key);
         Ok(())
     }
 
     async fn publish(
         &self,
         key: &ChannelKey,
-        publication: Publication,
-        keep: Keep,
-    ) -> Result<Option<StreamPosition>, BrokerError> {
-        if keep == Keep::Transient && !self.wanted.pin().contains(key) {
-            return self.check_open(key).map(|()| None);
+        mut publication: Publication,
+        post: Post,
+    ) -> Result<Published, BrokerError> {
+        let unheard = !self.common.wants(key);
+        if unheard && post == Post::TRANSIENT {
+            return self.check_open(key).map(|()| Published::default());
         }
-        self.ask(key, |done| Job::Publish { key: key.clone(), publication, keep, done }).await
+        let permit = publication.permit.take();
+        let letter = Letter { key: key.clone(), publication: Arc::new(publication), permit, post };
+        if unheard && let Some(published) = self.store_unheard(&letter)? {
+            return Ok(published);
+        }
+        let (done, wait) = oneshot::channel();
+        let queue = &self.stripe(key).queue;
+        queue.send(Job::Publish { letter, done }).await.map_err(|_| BrokerError::Unavailable)?;
+        wait.await.map_err(|_| BrokerError::Unavailable)
+    }
+
+    async fn history(&self, key: &ChannelKey, since: &Since, limit: usize) -> Result<History, BrokerError> {
+        // Before the lock: everything that is settled by now can then be seen in the table.
+        let (settled, now) = (self.common.stamps.settled(), Instant::now());
+        Ok(self.table(key)?.history(key, since, limit, settled, now))
+    }
+
+    async fn clear(&self, key: &ChannelKey) -> Result<Mark, BrokerError> {
+        let (settled, now) = (self.common.stamps.settled(), Instant::now());
+        Ok(self.table(key)?.clear(key, settled, now))
     }
 
     async fn cached(&self, key: &ChannelKey) -> Result<Option<Cached>, BrokerError> {
-        self.ask(key, |done| Job::Cached { key: key.clone(), done }).await
+        let now = Instant::now();
+        Ok(self.table(key)?.cached(key, now))
     }
 
     async fn close(&self) {
         for stripe in self.stripes.iter() {
             let (done, wait) = oneshot::channel();
-            if stripe.send(Job::Close { done }).await.is_ok() {
+            if stripe.queue.send(Job::Close { done }).await.is_ok() {
                 // An error means that it was closed already.
                 let _ = wait.await;
             }
@@ -111,77 +172,60 @@ impl Broker for MemoryBroker {
     }
 }
 
-struct Newest {
-    publication: Arc<Publication>,
-    position: StreamPosition,
-    expires_at: Instant,
-}
-
-struct Stripe {
+/// The task of a stripe.
+struct Clerk {
     events: Arc<dyn BrokerEvents>,
-    epochs: Arc<AtomicU64>,
-    newest: HashMap<ChannelKey, Newest>,
+    common: Arc<Common>,
+    table: Arc<Mutex<Table>>,
 }
 
-impl Stripe {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+impl Clerk {
+    async fn run(self, mut inbox: mpsc::Receiver<Job>) {
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut closed = Vec::new();
         loop {
             let job = tokio::select! {
                 job = inbox.recv() => job,
-                _ = sweep.tick() => { self.sweep(); continue; }
+                _ = sweep.tick() => { lock(&self.table).sweep(Instant::now()); continue; }
             };
             match job {
-                Some(Job::Publish { key, publication, keep, done }) => {
-                    let position = self.publish(&key, publication, keep).await;
+                Some(Job::Publish { letter, done }) => {
+                    let published = self.publish(letter).await;
                     // Nobody waits for the answer of a publish that was given up.
-                    let _ = done.send(position);
-                }
-                Some(Job::Cached { key, done }) => {
-                    let _ = done.send(self.cached(&key));
+                    let _ = done.send(published);
                 }
                 Some(Job::Close { done }) => {
                     inbox.close();
-                    let _ = done.send(());
+                    lock(&self.table).closed = true;
+                    closed.push(done);
                 }
+                // Whoever closed waits until here: all that was accepted has been delivered.
                 None => return,
             }
         }
     }
 
-    async fn publish(&mut self, key: &ChannelKey, publication: Publication, keep: Keep) -> Option<StreamPosition> {
-        let position = match keep {
-            Keep::Transient => None,
-            Keep::Newest { ttl } => Some(self.store(key, &publication, ttl)),
+    async fn publish(&self, letter: Letter) -> Published {
+        let Letter { key, publication, permit, post } = letter;
+        // Before the stamp is drawn, so that nobody takes it for settled meanwhile.
+        let flight = (!post.keep.is_transient()).then(|| self.common.stamps.board());
+        let outcome = match post == Post::TRANSIENT {
+            true => Outcome::New(None),
+            false => self.store(&key, &publication, &post),
         };
-        self.events.publication(key, Arc::new(publication), position).await;
-        position
+        // Only now: whoever subscribed before it was stored may have read the history before that too.
+        let heard = self.common.wants(&key);
+        if let Outcome::New(mark) = outcome
+            && heard
+        {
+            let in_flight = InFlight { permit, flight };
+            self.events.publication(&key, Delivery { publication, mark, in_flight }).await;
+        }
+        published(outcome, heard)
     }
 
-    fn store(&mut self, key: &ChannelKey, publication: &Publication, ttl: Duration) -> StreamPosition {
-        let position = match self.unexpired(key) {
-            Some((newest, _)) => StreamPosition { offset: newest.position.offset + 1, ..newest.position },
-            None => StreamPosition { epoch: self.epochs.fetch_add(1, Ordering::Relaxed), offset: 1 },
-        };
-        let publication = Arc::new(publication.kept());
-        self.newest.insert(key.clone(), Newest { publication, position, expires_at: Instant::now() + ttl });
-        position
-    }
-
-    fn cached(&self, key: &ChannelKey) -> Option<Cached> {
-        let (newest, ttl) = self.unexpired(key)?;
-        Some(Cached { publication: newest.publication.clone(), position: newest.position, ttl })
-    }
-
-    /// The newest event and the time that it has left. An expired one is as good as swept.
-    fn unexpired(&self, key: &ChannelKey) -> Option<(&Newest, Duration)> {
-        let newest = self.newest.get(key)?;
-        let ttl = newest.expires_at.saturating_duration_since(Instant::now());
-        (!ttl.is_zero()).then_some((newest, ttl))
-    }
-
-    fn sweep(&mut self) {
+    fn store(&self, key: &ChannelKey, publication: &Arc<Publication>, post: &Post) -> Outcome {
         let now = Instant::now();
-        self.newest.retain(|_, newest| newest.expires_at > now);
+        lock(&self.table).publish(key, publication, post, now)
     }
 }

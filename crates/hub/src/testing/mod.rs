@@ -22,7 +22,6 @@ macro_rules! broker_contract {
             channels_are_apart
             the_newest_stored_publication_is_served_until_it_expires
             each_stored_publication_is_served_for_its_own_time
-            after_expiry_a_new_epoch_begins
             who_subscribes_twice_hears_once
             a_channel_is_heard_again_after_unsubscribe_and_subscribe
             close_delivers_what_was_accepted_and_refuses_the_rest

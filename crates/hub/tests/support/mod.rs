@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fanfare_hub::publication::PusherForms;
 use fanfare_hub::shard::{ConnKey, Sent, Traits, Wire};
-use fanfare_hub::{ChannelKey, Frames, Kind, Publication, Shard, StreamPosition};
+use fanfare_hub::{ChannelKey, Frames, Kind, Mark, Publication, Shard, StreamPosition};
 use fanfare_proto::deflate::inflate;
 use fanfare_proto::socket_id::SocketId;
 use fanfare_proto::ws::{FIN, Header, TEXT, text_frame};
@@ -149,7 +149,8 @@ pub fn frames(key: &ChannelKey, publication: Publication) -> Arc<Frames> {
 
 /// A letter to a shard. Messages of 100 bytes and more are worth deflating.
 pub fn stored(key: &ChannelKey, publication: Publication, position: Option<StreamPosition>) -> Arc<Frames> {
-    Arc::new(Frames::new(key.clone(), publication.into(), position, Arc::new(PusherForms { deflate_bytes_min: 100 })))
+    let mark = position.map(|position| Mark { position, stamp: position.offset, settled: 0 });
+    Arc::new(Frames::new(key.clone(), publication.into(), mark, Arc::new(PusherForms { deflate_bytes_min: 100 })))
 }
 
 /// As [`publication`], for a change of members.

@@ -129,7 +129,6 @@ fn letters<'e>(
     events: &'e [Event],
     mut permit: impl FnMut() -> Option<OwnedSemaphorePermit>,
 ) -> Vec<Letter<'e>> {
-    let newest = Keep::Newest { ttl: Duration::from_secs(app.limits.cache_ttl_s.into()) };
     let mut letter = |event: &Event, target: &'e Target| Letter {
         key: &target.key,
         publication: Publication {
@@ -137,7 +136,7 @@ fn letters<'e>(
             permit: permit(),
             ..Publication::event(event.name.clone(), event.data.clone())
         },
-        keep: if target.cache { newest } else { Keep::Transient },
+        keep: app.keep(target.key.name(), target.cache),
     };
     let mut letters = Vec::new();
     for event in events {

@@ -187,7 +187,7 @@ impl Desk {
         if let Subscribed::Held(token) = subscribed {
             let (from, socket, cached) = (self.index, self.socket_id(key), kind.cache);
             let member = member.map(|member| (member, app.limits.presence_members_max));
-            self.ask(Request::Enter { key: channel, from, conn: key, token, socket, member, cached });
+            self.ask(Request::Enter { key: channel, from, conn: key, token, socket, member, cached, since: None });
         } else if subscribed == Subscribed::Live {
             self.say(key, |out| server::subscription_succeeded(out, channel.name(), None));
         }
@@ -257,7 +257,7 @@ impl Desk {
             Err(error) => return self.not_entered(channel, key, error),
         };
         let after = After {
-            stored: entrance.cached.as_ref().and_then(|cached| cached.as_ref()).map(|cached| cached.position),
+            stored: entrance.cached.as_ref().and_then(|cached| cached.as_ref()).map(|cached| cached.mark.position),
             presence: entrance.roster.as_ref().map(|(_, version)| *version),
         };
         let mut welcome = Vec::new();
