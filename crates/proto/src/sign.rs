@@ -28,6 +28,16 @@ pub fn hmac_matches(secret: &[u8], text: &[u8], hex: &str) -> bool {
     hex::decode_to_slice(hex, &mut digest).is_ok() && hmac(secret, text).verify_slice(&digest).is_ok()
 }
 
+/// HMAC-SHA256 as bytes.
+pub fn hmac_digest(secret: &[u8], text: &[u8]) -> [u8; 32] {
+    hmac(secret, text).finalize().into_bytes().into()
+}
+
+/// Whether `digest` is the HMAC-SHA256 of `text`, in constant time.
+pub fn digest_matches(secret: &[u8], text: &[u8], digest: &[u8]) -> bool {
+    hmac(secret, text).verify_slice(digest).is_ok()
+}
+
 /// MD5 in lower-case hexadecimal.
 pub fn md5_hex(bytes: &[u8]) -> String {
     hex::encode(Md5::digest(bytes))

@@ -29,6 +29,7 @@ use crate::edge::door::{self, Door, Http};
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, Occupancy, Order, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
+use crate::tokens::Tokens;
 use crate::{config, demo};
 
 /// Runs the server until it is told to stop. `echo` opens the raw `/echo` route for conformance tests.
@@ -47,6 +48,7 @@ struct Node {
     config: Config,
     source: Source,
     apps: Apps,
+    tokens: Tokens,
     hub: Hub,
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
@@ -81,6 +83,7 @@ impl Node {
         let admin = bind(config.admin_listen)?;
         let certificates = config.tls.as_ref().map(Certificates::read).transpose()?;
         let apps = Apps::new(&config);
+        let tokens = Tokens::default();
         let settings = Arc::new(Settings::new(&config, echo));
         let occupancy = Occupancy::default();
         let (prepared, mailboxes): (Vec<_>, Vec<_>) =
@@ -92,7 +95,7 @@ impl Node {
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
         let gatekeeper = Gatekeeper { apps: apps.clone(), settings: settings.clone(), occupancy };
         let threads = start_loops(prepared, &gatekeeper, &hub.requests())?;
-        Ok(Node { config, source, apps, hub, loops, threads, gatekeeper, certificates, public, admin })
+        Ok(Node { config, source, apps, tokens, hub, loops, threads, gatekeeper, certificates, public, admin })
     }
 
     async fn run(self) -> anyhow::Result<()> {
@@ -103,7 +106,8 @@ impl Node {
         let (stop, stopping) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(true));
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
-        let api = Api::new(self.hub.clone(), self.apps.clone(), &self.config);
+        let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), &self.config);
+        let mut revocations = self.tokens.changes();
         let answers = Arc::<Answers>::default();
         let public = Arc::new(Public { api, apps: self.apps.clone(), answers: answers.clone() });
         let tls = self.certificates.as_ref().map(Certificates::server_config).transpose()?;
@@ -125,6 +129,7 @@ impl Node {
                     reload(&self.apps, &config, &self.loops).await;
                     reread(self.certificates.as_ref());
                 }
+                Ok(()) = revocations.changed() => recheck(&self.loops).await,
                 ended = &mut door => ended?.context("the public listener failed")?,
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
@@ -178,9 +183,14 @@ async fn reload(apps: &Apps, config: &Config, loops: &[LoopHandle]) {
         "configuration reloaded"
     );
     if !removed.is_empty() || !disabled.is_empty() {
-        for handle in loops {
-            handle.orders.send(Order::Recheck).await;
-        }
+        recheck(loops).await;
+    }
+}
+
+/// Somebody who was let in may have to go.
+async fn recheck(loops: &[LoopHandle]) {
+    for handle in loops {
+        handle.orders.send(Order::Recheck).await;
     }
 }
 

@@ -9,6 +9,7 @@ mod listing;
 mod publish;
 mod socket;
 mod subscribe;
+mod token;
 
 use crate::config::{Flags, Source};
 use clap::{Args, Parser, Subcommand};
@@ -33,6 +34,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Apps(args) => listing::apps(&args.source()),
         Verb::Publish(args) => wait_for(publish::run(args)),
         Verb::Subscribe(args) => wait_for(subscribe::run(args)),
+        Verb::Token(args) => token::run(args),
         Verb::Bench(args) => fanfare_bench::run(args),
     }
 }
@@ -84,6 +86,9 @@ enum Verb {
     /// Print the events of channels as they come, one line each
     #[command(after_help = subscribe::EXAMPLES)]
     Subscribe(subscribe::SubscribeArgs),
+    /// Print a token with which a client may read channels, or publish to them
+    #[command(after_help = token::EXAMPLES)]
+    Token(token::TokenArgs),
     /// Measure a server under load
     Bench(fanfare_bench::cli::Args),
 }
@@ -117,8 +122,8 @@ struct FileArgs {
 }
 
 impl FileArgs {
-    fn source(self) -> Source {
-        Source::new(self.config, Flags::default())
+    fn source(&self) -> Source {
+        Source::new(self.config.clone(), Flags::default())
     }
 }
 

@@ -10,7 +10,10 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Response};
 
 use crate::apps::Apps;
@@ -46,6 +49,8 @@ struct Asset {
 enum Cache {
     /// It changes with the binary.
     Never,
+    /// It changes with the binary, and other people's pages load it.
+    Hour,
     /// Its name carries its version.
     Forever,
 }
@@ -68,6 +73,11 @@ impl Asset {
             "/" => text("text/html; charset=utf-8", include_bytes!("../assets/running.html")),
             "/assets/demo.css" => text("text/css; charset=utf-8", include_bytes!("../assets/demo.css")),
             "/assets/demo.js" => text("text/javascript; charset=utf-8", include_bytes!("../assets/demo.js")),
+            "/fanfare.js" => Asset {
+                content_type: "text/javascript; charset=utf-8",
+                cache: Cache::Hour,
+                body: Bytes::from_static(include_bytes!("../../../clients/js/fanfare.js")),
+            },
             "/assets/favicon.svg" => text("image/svg+xml", include_bytes!("../assets/favicon.svg")),
             "/assets/pusher-8.6.0.min.js" => Asset {
                 content_type: "text/javascript; charset=utf-8",
@@ -81,6 +91,7 @@ impl Asset {
     fn response(self) -> Response<Full<Bytes>> {
         let cache = match self.cache {
             Cache::Never => "no-cache",
+            Cache::Hour => "public, max-age=3600",
             Cache::Forever => "public, max-age=31536000, immutable",
         };
         let mut response = Response::new(Full::new(self.body));
@@ -89,6 +100,8 @@ impl Asset {
             (CACHE_CONTROL, cache),
             (CONTENT_SECURITY_POLICY, POLICY),
             (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            // Modules are only loaded from another origin that allows it. Nothing here is a secret.
+            (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         ] {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
@@ -129,6 +142,11 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
     use super::*;
     use crate::config::{Config, test_config};
 
@@ -157,6 +175,21 @@ mod tests {
         let served = |apps: &Apps| Asset::find("/", apps).expect("a page").body;
         assert_eq!(served(&apps()), *ROOM);
         assert!(!served(&other).windows(6).any(|window| window == b"pusher"));
+    }
+
+    #[test]
+    fn the_client_is_served_to_pages_of_any_origin_and_small() {
+        let response = get("/fanfare.js").expect("the client");
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).expect("a header");
+        assert_eq!(header(CONTENT_TYPE), "text/javascript; charset=utf-8");
+        assert_eq!(header(ACCESS_CONTROL_ALLOW_ORIGIN), "*");
+        assert_eq!(header(CACHE_CONTROL), "public, max-age=3600");
+
+        let source = Asset::find("/fanfare.js", &apps()).expect("the client").body;
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+        gzip.write_all(&source).expect("a Vec takes all");
+        let size = gzip.finish().expect("a Vec takes all").len();
+        assert!(size < 6 * 1024, "{size} bytes gzipped");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod demo;
 mod edge;
 mod limits;
 mod metrics;
+mod tokens;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -13,6 +13,7 @@ use super::dev::BadAsk;
 use super::events::BadEvent;
 use super::info::BadInfo;
 use super::json;
+use super::revoke::BadRevoke;
 use crate::limits::RetryAfter;
 
 /// Seconds after which it is worth asking again when a store is away, or the app publishes faster than it is delivered.
@@ -24,7 +25,7 @@ pub enum Refused {
     /// The path leads nowhere.
     #[error(
         "nothing is here: expected /apps/{{app_id}}/ and then events, batch_events, channels, channels/{{name}}, \
-         channels/{{name}}/users or users/{{id}}/terminate_connections"
+         channels/{{name}}/users, tokens/revoke or users/{{id}}/terminate_connections"
     )]
     Nowhere,
     /// The path answers to another method.
@@ -57,6 +58,9 @@ pub enum Refused {
     /// The authorisation request of a client under development is wrong.
     #[error(transparent)]
     Ask(#[from] BadAsk),
+    /// What is to be revoked is not said, or not to be remembered.
+    #[error(transparent)]
+    Revoke(#[from] BadRevoke),
     /// The app publishes more often than it may.
     #[error("this app publishes more often than its publishes_per_s allows")]
     TooOften(RetryAfter),
@@ -80,6 +84,7 @@ impl Refused {
             Refused::Denied(_) => StatusCode::UNAUTHORIZED,
             Refused::Body(bad) => bad.status(),
             Refused::Event(bad) => bad.status(),
+            Refused::Revoke(bad) => bad.status(),
             Refused::Info(_) | Refused::Ask(_) => StatusCode::BAD_REQUEST,
             Refused::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Behind | Refused::Broker(_) | Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,

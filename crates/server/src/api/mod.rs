@@ -11,6 +11,7 @@
 //! | `auth`, `body` | whether the app itself asks; reading a body within bounds |
 //! | `events`, `publish` | what is posted, and its way into the hub |
 //! | `channels`, `info` | questions about channels, and what is told |
+//! | `revoke` | taking tokens back |
 //! | `dev` | authorisation for clients under development |
 //! | `error` | every refusal, and its status |
 //!
@@ -24,6 +25,7 @@ mod error;
 mod events;
 mod info;
 mod publish;
+mod revoke;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use self::publish::Publisher;
 use self::route::{Grant, Resource, Route};
 use crate::apps::{App, Apps};
 use crate::config::Config;
+use crate::tokens::Tokens;
 
 /// What a call comes to.
 type Answer = Result<Response<Full<Bytes>>, Refused>;
@@ -56,17 +59,19 @@ pub struct Api {
     hub: Hub,
     publisher: Publisher,
     apps: Apps,
+    tokens: Tokens,
     path_prefix: String,
     body_bytes_max: usize,
 }
 
 impl Api {
     /// Serves these apps.
-    pub fn new(hub: Hub, apps: Apps, config: &Config) -> Self {
+    pub fn new(hub: Hub, apps: Apps, tokens: Tokens, config: &Config) -> Self {
         Api {
             publisher: Publisher::new(hub.clone()),
             hub,
             apps,
+            tokens,
             path_prefix: config.path_prefix.clone(),
             body_bytes_max: config.publish_body_bytes_max,
         }
@@ -134,6 +139,7 @@ impl Api {
             Resource::Members(name) => channels::members(&self.hub, app, &name).await,
             Resource::Stats(name) => channels::stats(&self.hub, app, &name).await,
             Resource::Terminate(user) => self.terminate(app, &user).await,
+            Resource::RevokeTokens => revoke::revoke(&self.tokens, app, body),
         }
     }
 

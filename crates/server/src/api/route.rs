@@ -50,6 +50,8 @@ pub enum Resource<'p> {
     Stats(Cow<'p, str>),
     /// `/users/{id}/terminate_connections`
     Terminate(Cow<'p, str>),
+    /// `/tokens/revoke`
+    RevokeTokens,
 }
 
 impl<'p> Route<'p> {
@@ -75,6 +77,7 @@ impl<'p> Resource<'p> {
             "events" => return Some(Resource::Events),
             "batch_events" => return Some(Resource::BatchEvents),
             "channels" => return Some(Resource::Channels),
+            "tokens/revoke" => return Some(Resource::RevokeTokens),
             _ => {}
         }
         if let Some(rest) = rest.strip_prefix("users/") {
@@ -95,9 +98,11 @@ impl<'p> Resource<'p> {
     /// The method that it answers to; `HEAD` goes with `GET`, and `OPTIONS` with all.
     pub fn method(&self) -> Method {
         match self {
-            Resource::Events | Resource::BatchEvents | Resource::ChannelEvents(_) | Resource::Terminate(_) => {
-                Method::POST
-            }
+            Resource::Events
+            | Resource::BatchEvents
+            | Resource::ChannelEvents(_)
+            | Resource::Terminate(_)
+            | Resource::RevokeTokens => Method::POST,
             Resource::Channels | Resource::Channel(_) | Resource::Members(_) | Resource::Stats(_) => Method::GET,
         }
     }
@@ -131,6 +136,7 @@ mod tests {
         assert_eq!(Route::parse("/apps/1/channels/a/users"), of_app("1", Resource::Members("a".into())));
         assert_eq!(Route::parse("/apps/1/channels/a/events"), of_app("1", Resource::ChannelEvents("a".into())));
         assert_eq!(Route::parse("/apps/1/channels/a/stats"), of_app("1", Resource::Stats("a".into())));
+        assert_eq!(Route::parse("/apps/1/tokens/revoke"), of_app("1", Resource::RevokeTokens));
         assert_eq!(Route::parse("/pusher/auth"), Some(Route::Grant(Grant::Channel)));
         assert_eq!(Route::parse("/pusher/user-auth"), Some(Route::Grant(Grant::User)));
     }

@@ -6,14 +6,11 @@ use anyhow::{Context, bail};
 use clap::Args;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The flags that `publish` and `subscribe` share.
+/// The flags that say which app is meant.
 #[derive(Debug, Args)]
-pub struct AccessArgs {
-    /// The server, as http://… or ws://… [default: where the configuration listens]
-    #[arg(long)]
-    url: Option<String>,
+pub struct AppArgs {
     /// The app's id [default: the configuration's first app]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, visible_alias = "app", value_name = "ID")]
     app_id: Option<String>,
     /// One of the app's keys
     #[arg(long)]
@@ -23,6 +20,50 @@ pub struct AccessArgs {
     secret: Option<String>,
     #[command(flatten)]
     file: FileArgs,
+}
+
+/// An app, as far as it is known.
+#[derive(Debug)]
+pub struct AppAccess {
+    /// The app's id; only the HTTP API asks for it.
+    pub app_id: Option<String>,
+    /// One of the app's keys.
+    pub key: String,
+    /// Needed for all but public channels.
+    pub secret: Option<Secret>,
+}
+
+impl AppArgs {
+    /// Completes the flags from the configuration, which is not looked at if key and secret are given.
+    pub fn resolve(self) -> anyhow::Result<AppAccess> {
+        let complete = self.key.is_some() && self.secret.is_some();
+        let config = if complete { Config::default() } else { self.file.source().load()? };
+        self.completed(&config)
+    }
+
+    fn completed(self, config: &Config) -> anyhow::Result<AppAccess> {
+        let app = find(config, self.app_id.as_deref(), self.key.as_deref());
+        let pair = app.and_then(|app| match &self.key {
+            Some(key) => app.keys.iter().find(|pair| *pair.key == **key),
+            None => app.keys.first(),
+        });
+        let configured_key = pair.map(|pair| pair.key.to_string());
+        Ok(AppAccess {
+            app_id: self.app_id.or(app.map(|app| app.id.to_string())),
+            key: self.key.or(configured_key).context("no such app in the configuration: say --key and --secret")?,
+            secret: self.secret.map(|secret| Secret::new(&secret)).or(pair.map(|pair| pair.secret.clone())),
+        })
+    }
+}
+
+/// The flags that `publish` and `subscribe` share.
+#[derive(Debug, Args)]
+pub struct AccessArgs {
+    /// The server, as http://… or ws://… [default: where the configuration listens]
+    #[arg(long)]
+    url: Option<String>,
+    #[command(flatten)]
+    app: AppArgs,
 }
 
 /// A server, and how to reach an app on it.
@@ -41,26 +82,18 @@ pub struct Access {
 impl AccessArgs {
     /// Completes the flags from the configuration, which is not looked at if they suffice.
     pub fn resolve(self) -> anyhow::Result<Access> {
-        let complete = self.url.is_some() && self.app_id.is_some() && self.key.is_some() && self.secret.is_some();
+        let app = &self.app;
+        let complete = self.url.is_some() && app.app_id.is_some() && app.key.is_some() && app.secret.is_some();
         let config = match complete {
             true => Config::default(),
-            false => self.file.source().load()?,
+            false => app.file.source().load()?,
         };
-        let app = find(&config, self.app_id.as_deref(), self.key.as_deref());
-        let pair = app.and_then(|app| match &self.key {
-            Some(key) => app.keys.iter().find(|pair| *pair.key == **key),
-            None => app.keys.first(),
-        });
-        let configured_key = pair.map(|pair| pair.key.to_string());
-        Ok(Access {
-            server: match self.url {
-                Some(url) => Server::parse(&url)?,
-                None => Server::of(&config),
-            },
-            app_id: self.app_id.or(app.map(|app| app.id.to_string())),
-            key: self.key.or(configured_key).context("no such app in the configuration: say --key and --secret")?,
-            secret: self.secret.map(|secret| Secret::new(&secret)).or(pair.map(|pair| pair.secret.clone())),
-        })
+        let server = match self.url {
+            Some(url) => Server::parse(&url)?,
+            None => Server::of(&config),
+        };
+        let AppAccess { app_id, key, secret } = self.app.completed(&config)?;
+        Ok(Access { server, app_id, key, secret })
     }
 }
 

@@ -86,7 +86,8 @@ impl Settings {
 pub enum Order {
     /// A socket that asked for an upgrade.
     Adopt(Box<Arrival>),
-    /// Apps have changed: connections of those that are gone or disabled are closed.
+    /// Apps have changed, or tokens were revoked: connections of apps that are gone or disabled are closed, and those
+    /// whose token is.
     Recheck,
     /// Close everything, spread over this time, and end.
     Drain {

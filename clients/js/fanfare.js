@@ -1,0 +1,591 @@
+// Fanfare's client: hears channels over whatever transport gets through, each message once and in order, and goes on
+// after a gap where it stopped. What is public is described in fanfare.d.ts.
+//
+// Always true:
+// - `#link` is where messages come from; `#next` is tried beside it, and takes its place once it is subscribed;
+// - the cursor never runs ahead of what was heard: resuming from it may repeat, which is noticed, but not lose.
+
+const TRANSPORTS = ['ws', 'sse', 'stream', 'longpoll', 'poll'];
+const ACCEPT = { sse: 'text/event-stream', stream: 'application/x-ndjson' };
+
+/** What dies younger died young; a transport of which so many did in a row is taken for blocked. */
+const STABLE_MS = 5_000;
+const SHORT_LIVES_MAX = 3;
+const BACKOFF_MS_MAX = 30_000;
+/** How long a blocked transport is left alone: at first, and at most. */
+const BLOCKED_MS = 5_000;
+const BLOCKED_MS_MAX = 600_000;
+const REMEMBERED_MS = 86_400_000;
+const LONGPOLL_S = 25;
+/** Keys per channel to know repeats by. */
+const SEEN_MAX = 2_000;
+
+export class Fanfare {
+  #url;
+  #options;
+  #order;
+  #channels = new Map();
+  #listeners = {};
+  #state = 'idle';
+  #announced;
+  #cursor;
+  #sid;
+  #token;
+  #tokenRefused = false;
+  #link;
+  #next;
+  #lastGood;
+  #blocked = {};
+  #shortLives = 0;
+  #attempt = 0;
+  #backoffMs = 1_000;
+  #timers = {};
+  #environment = new AbortController();
+
+  constructor(url, key, options = {}) {
+    const base = new URL(url, globalThis.location?.href).href.replace(/\/+$/, '');
+    this.#url = `${base}/sub/${encodeURIComponent(key)}`;
+    this.#options = {
+      WebSocket: globalThis.WebSocket,
+      fetch: globalThis.fetch,
+      heartbeat: 25,
+      openTimeout: 8,
+      pollInterval: 5,
+      ...options,
+    };
+    this.#order = (options.transports ?? TRANSPORTS).filter((name) => name !== 'ws' || this.#options.WebSocket);
+    if (!this.#order.length) {
+      throw new Error('none of these transports is possible here');
+    }
+    this.#cursor = options.since;
+    for (const name of options.channels ?? []) {
+      this.#channels.set(name, { seen: new Set(), known: !!options.since });
+    }
+    this.#recall();
+    this.#watchEnvironment();
+    this.#soon('change', () => this.#change());
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get transport() {
+    return this.#link?.ready ? this.#link.transport : undefined;
+  }
+
+  get cursor() {
+    return this.#cursor;
+  }
+
+  get channels() {
+    return [...this.#channels.keys()];
+  }
+
+  on(event, listener) {
+    (this.#listeners[event] ??= new Set()).add(listener);
+    return () => this.#listeners[event].delete(listener);
+  }
+
+  subscribe(...names) {
+    for (const name of names) {
+      if (!this.#channels.has(name)) {
+        this.#channels.set(name, { seen: new Set(), known: false });
+      }
+    }
+    this.#soon('change', () => this.#change());
+  }
+
+  unsubscribe(...names) {
+    names.forEach((name) => this.#channels.delete(name));
+    this.#soon('change', () => this.#change());
+  }
+
+  close() {
+    this.#environment.abort();
+    this.#rest('closed');
+  }
+
+  /** Makes the connection follow the list of channels. */
+  #change() {
+    if (!this.#channels.size) {
+      if (this.#link) {
+        this.#rest('idle');
+      }
+    } else if (!this.#link) {
+      if (this.#state === 'idle') {
+        this.#connect();
+      }
+    } else if (this.#link.ready) {
+      const wanted = new Set(this.#channels.keys());
+      const had = this.#link.channels;
+      const added = [...wanted].filter((name) => !had.has(name));
+      const removed = [...had].filter((name) => !wanted.has(name));
+      if (!added.length && !removed.length) {
+        return;
+      }
+      if (!this.#link.send) {
+        return this.#try(this.#link.transport);
+      }
+      this.#link.channels = wanted;
+      if (added.length) {
+        this.#link.send({ subscribe: added, backtrack: this.#options.backtrack, token: this.#token?.text });
+      }
+      if (removed.length) {
+        this.#link.send({ unsubscribe: removed });
+      }
+    }
+  }
+
+  #connect() {
+    this.#soon('retry');
+    if (this.#link || this.#state === 'closed') {
+      return;
+    }
+    if (globalThis.navigator?.onLine === false) {
+      return this.#rest('paused');
+    }
+    const open = this.#order.filter((name) => !this.#isBlocked(name));
+    const transport = open.includes(this.#lastGood) ? this.#lastGood : open[0];
+    this.#setState('connecting');
+    this.#link = this.#open(transport);
+  }
+
+  #try(transport) {
+    this.#drop(this.#next);
+    this.#next = this.#open(transport);
+  }
+
+  /** Tries again, in a while, what is better than what works. */
+  #seekBetter() {
+    const better = this.#order.slice(0, this.#order.indexOf(this.#link.transport));
+    const until = (name) => this.#blocked[name]?.until ?? 0;
+    const [first] = better.sort((a, b) => until(a) - until(b));
+    if (first) {
+      this.#soon('seek', () => this.#next || this.#try(first), Math.max(until(first) - Date.now(), STABLE_MS));
+    }
+  }
+
+  /** One connection, or one series of polls. */
+  #open(transport) {
+    const link = { transport, channels: new Set(this.#channels.keys()), abort: new AbortController() };
+    link.unheard = new Set(link.channels);
+    link.alive = (ms = 2_500 * this.#options.heartbeat) => {
+      clearTimeout(link.watch);
+      link.watch = link.over || setTimeout(() => this.#ended(link, { message: 'silence' }), ms);
+    };
+    link.alive(1_000 * this.#options.openTimeout);
+    this.#run(link).then(() => this.#ended(link, {}), (why) => this.#ended(link, why));
+    return link;
+  }
+
+  #drop(link) {
+    if (link) {
+      link.over = true;
+      clearTimeout(link.watch);
+      clearInterval(link.pulse);
+      link.abort.abort();
+    }
+  }
+
+  async #run(link) {
+    await this.#freshToken();
+    if (link.over) {
+      return;
+    }
+    if (link.transport === 'ws') {
+      await this.#socket(link);
+    } else if (ACCEPT[link.transport]) {
+      await this.#stream(link);
+    } else {
+      await this.#polls(link);
+    }
+  }
+
+  #address(link, more) {
+    const query = new URLSearchParams({ transport: link.transport, format: 'json', ...more });
+    if (this.#cursor) {
+      query.set('since', this.#cursor);
+    } else if (this.#options.backtrack) {
+      query.set('backtrack', this.#options.backtrack);
+    }
+    return `${this.#url}/${[...link.channels].map(encodeURIComponent).join('/')}?${query}`;
+  }
+
+  #socket(link) {
+    return new Promise((_, reject) => {
+      const { WebSocket, heartbeat } = this.#options;
+      const token = this.#token && { token: this.#token.text };
+      const socket = new WebSocket(this.#address(link, token).replace(/^http/, 'ws'));
+      link.send = (message) => socket.send(JSON.stringify(message));
+      link.abort.signal.addEventListener('abort', () => socket.close());
+      socket.onmessage = ({ data }) => {
+        link.alive();
+        this.#hear(link, JSON.parse(data));
+      };
+      // Pages do not see the server's pings, so silence is only told from quiet by asking.
+      socket.onopen = () => {
+        link.pulse = setInterval(() => link.send({ ping: true }), 1_000 * heartbeat);
+      };
+      socket.onerror = socket.onclose = ({ code, reason }) =>
+        reject({ message: reason, reconnect: !(code >= 4000 && code < 4100) });
+    });
+  }
+
+  async #stream(link) {
+    const reader = (await this.#get(link)).body.getReader();
+    const decoder = new TextDecoder();
+    for (let rest = ''; ;) {
+      const { done, value } = await reader.read();
+      if (done) {
+        return;
+      }
+      link.alive();
+      const lines = (rest + decoder.decode(value, { stream: true })).split('\n');
+      rest = lines.pop();
+      for (const line of lines) {
+        const json = line.replace(/^data: ?/, '');
+        if (json.startsWith('{')) {
+          this.#hear(link, JSON.parse(json));
+        } else if (line.startsWith('retry:')) {
+          this.#backoffMs = Number(line.slice(6)) || this.#backoffMs;
+        }
+      }
+    }
+  }
+
+  async #polls(link) {
+    // The first long-poll is a short one, as only its answer shows that answers come.
+    for (let wait = 1; !link.over; wait = LONGPOLL_S) {
+      const waits = link.transport === 'longpoll' && { wait };
+      link.alive(1_000 * (this.#options.openTimeout + (waits ? wait : 0)));
+      const response = await this.#get(link, { ...waits, ...(this.#sid && { sid: this.#sid }) });
+      const { messages, cursor, recovered, sid } = await response.json();
+      for (const channel of link.channels) {
+        const event = link.unheard.has(channel) ? 'subscribed' : recovered === false && 'gap';
+        if (event) {
+          this.#hear(link, { event: `fanfare:${event}`, channel, recovered });
+        }
+      }
+      messages.forEach((message) => this.#hear(link, message));
+      if (link.over) {
+        return;
+      }
+      this.#cursor = cursor ?? this.#cursor;
+      this.#sid = sid ?? this.#sid;
+      if (!waits) {
+        const ms = 1_000 * this.#options.pollInterval * (0.8 + 0.4 * Math.random());
+        link.alive(2 * ms + 1_000 * this.#options.openTimeout);
+        await new Promise((resolve) => setTimeout(resolve, ms));
+      }
+      await this.#freshToken();
+    }
+  }
+
+  async #get(link, more) {
+    const { fetch, credentials } = this.#options;
+    const headers = { Accept: ACCEPT[link.transport] ?? 'application/json' };
+    if (this.#token) {
+      // A header stays out of logs. But to another origin it would cost a question before each request.
+      if ((globalThis.location?.origin ?? 'null') === 'null' || this.#url.startsWith(`${location.origin}/`)) {
+        headers.Authorization = `Bearer ${this.#token.text}`;
+      } else {
+        more = { ...more, token: this.#token.text };
+      }
+    }
+    const response = await fetch(this.#address(link, more), {
+      headers, credentials, signal: link.abort.signal, cache: 'no-store',
+    });
+    if (response.ok) {
+      return response;
+    }
+    // What is not said in the server's own way was said by somebody on the way to it.
+    const { error } = await response.json().catch(() => ({}));
+    throw {
+      status: error && response.status,
+      message: error ?? `status ${response.status}`,
+      retryMs: 1_000 * response.headers.get('Retry-After') || undefined,
+    };
+  }
+
+  #hear(link, message) {
+    if (link.over) {
+      return;
+    }
+    const { event, channel, cursor } = message;
+    const entry = this.#channels.get(channel);
+    switch (event) {
+      case 'fanfare:subscribed':
+        return this.#subscribed(link, message, entry);
+      case 'fanfare:gap':
+        this.#cursor = cursor ?? this.#cursor;
+        return entry && this.#emit('gap', { channel });
+      case 'fanfare:error':
+        return this.#refused(link, message);
+      case 'fanfare:closed':
+        return this.#ended(link, { ...message, message: message.reason });
+      case 'fanfare:unsubscribed':
+      case 'fanfare:pong':
+        return;
+    }
+    this.#cursor = cursor ?? this.#cursor;
+    if (!entry || !isNew(entry.seen, message)) {
+      return;
+    }
+    if (event.startsWith('fanfare:')) {
+      this.#emit(event.slice(8), { ...message, data: JSON.parse(message.data) });
+    } else {
+      this.#emit('message', message);
+    }
+  }
+
+  #subscribed(link, { channel, recovered, cursor, presence }, entry) {
+    if (!link.ready) {
+      this.#ready(link);
+    }
+    // What was missed comes after this, and may be cut off: until it has come, the cursor stays where it is.
+    const atOpening = link.unheard.delete(channel);
+    link.replays ||= recovered;
+    link.start ??= cursor;
+    const resumes = atOpening && this.#cursor;
+    if (resumes ? recovered === false && !link.replays && !link.unheard.size : !recovered) {
+      this.#cursor = (atOpening ? link.start : cursor) ?? this.#cursor;
+    }
+    if (entry) {
+      if (recovered === false && entry.known) {
+        this.#emit('gap', { channel });
+      }
+      entry.known = true;
+      this.#emit('subscribed', { channel, recovered, presence });
+    }
+  }
+
+  #ready(link) {
+    link.ready = Date.now();
+    if (link === this.#next) {
+      this.#drop(this.#link);
+      this.#next = undefined;
+      this.#link = link;
+    }
+    this.#tokenRefused = false;
+    this.#lastGood = link.transport;
+    this.#remember();
+    this.#setState('connected');
+    this.#seekBetter();
+    this.#soon('change', () => this.#change());
+  }
+
+  #refused(link, { channel, status, message }) {
+    if (status === 401) {
+      return this.#ended(link, { status, message });
+    }
+    this.#channels.delete(channel);
+    link.channels.delete(channel);
+    this.#emit('error', { channel, status, message });
+  }
+
+  #ended(link, why) {
+    if (link.over) {
+      return;
+    }
+    this.#drop(link);
+    if (link === this.#next) {
+      this.#next = undefined;
+      if (this.#declined(link, why)) {
+        return this.#seekBetter();
+      }
+      this.#drop(this.#link);
+    } else if (this.#next) {
+      this.#link = this.#next;
+      this.#next = undefined;
+      return this.#setState('connecting', why.message);
+    }
+    this.#link = undefined;
+    this.#again(link, why);
+  }
+
+  /** Whether life goes on without what was tried beside the present connection. */
+  #declined(link, { status, message }) {
+    const added = [...link.channels].filter((name) => !this.#link.channels.has(name));
+    if (status >= 400 && status < 500 && status !== 401 && added.length) {
+      added.forEach((channel) => this.#refused(link, { channel, status, message }));
+      return true;
+    }
+    if (status || link.transport === this.#link.transport) {
+      return false;
+    }
+    this.#block(link.transport);
+    return true;
+  }
+
+  /** Decides whether, when and how to connect after this. */
+  #again(link, why) {
+    this.#soon('seek');
+    const expired = why.status === 401 || why.reason === 'token_expired';
+    if (expired && typeof this.#options.token === 'function' && !this.#tokenRefused) {
+      this.#tokenRefused = true;
+      this.#token = undefined;
+    } else if (expired || why.reconnect === false || (why.status >= 400 && why.status < 500 && why.status !== 429)) {
+      this.close();
+      return this.#emit('error', { status: why.status, message: why.message });
+    }
+    if (link.ready && Date.now() - link.ready >= STABLE_MS) {
+      this.#attempt = this.#shortLives = 0;
+      delete this.#blocked[link.transport];
+    } else if (!why.status && !why.reason && (!link.ready || ++this.#shortLives >= SHORT_LIVES_MAX)) {
+      this.#block(link.transport);
+    }
+    let ms = 100;
+    if (link.ready || why.status || !this.#order.some((name) => !this.#isBlocked(name))) {
+      ms = Math.min(this.#backoffMs * 2 ** this.#attempt++, BACKOFF_MS_MAX);
+    }
+    ms = why.retryMs ? why.retryMs * (1 + Math.random() / 2) : ms * Math.random();
+    if (this.#order.every((name) => this.#isBlocked(name))) {
+      Object.values(this.#blocked).forEach((mark) => (mark.until = 0));
+    }
+    this.#setState('waiting', why.message);
+    this.#soon('retry', () => this.#connect(), ms);
+  }
+
+  #isBlocked(transport) {
+    return this.#blocked[transport]?.until > Date.now();
+  }
+
+  #block(transport, times = 0) {
+    const mark = (this.#blocked[transport] ??= { times });
+    const ms = Math.min(BLOCKED_MS * 2 ** mark.times++, BLOCKED_MS_MAX);
+    mark.until = Date.now() + ms * (0.75 + Math.random() / 2);
+    this.#shortLives = 0;
+  }
+
+  #rest(state) {
+    this.#drop(this.#link);
+    this.#drop(this.#next);
+    this.#link = this.#next = undefined;
+    Object.keys(this.#timers).forEach((name) => this.#soon(name));
+    this.#setState(state);
+  }
+
+  #wake() {
+    if (this.#state === 'paused' || this.#state === 'waiting') {
+      this.#attempt = 0;
+      this.#state = 'idle';
+      this.#change();
+    }
+  }
+
+  async #freshToken() {
+    const { token } = this.#options;
+    if (token && !(this.#token?.until > Date.now())) {
+      const text = typeof token === 'function' ? await token().catch(unavailable) : token;
+      const lifeMs = typeof token === 'function' ? lifeOf(text) : Infinity;
+      this.#token = { text, until: Date.now() + lifeMs };
+      if (lifeMs < 2 ** 31) {
+        this.#soon('token', () => this.#renewToken(), lifeMs);
+      }
+    }
+  }
+
+  #renewToken() {
+    this.#token = undefined;
+    if (this.#link?.ready) {
+      this.#try(this.#link.transport);
+    }
+  }
+
+  #recall() {
+    try {
+      const { transport, until } = JSON.parse(this.#storage.getItem(this.#url));
+      const at = this.#order.indexOf(transport);
+      if (until > Date.now() && at >= 0) {
+        this.#lastGood = transport;
+        this.#order.slice(0, at).forEach((better) => this.#block(better, SHORT_LIVES_MAX));
+      }
+    } catch {
+      // Nothing was remembered, or this page may not ask.
+    }
+  }
+
+  #remember() {
+    try {
+      this.#storage.setItem(this.#url, JSON.stringify({ transport: this.#lastGood, until: Date.now() + REMEMBERED_MS }));
+    } catch {
+      // There is no memory, or it is full.
+    }
+  }
+
+  get #storage() {
+    return this.#options.storage ?? globalThis.localStorage;
+  }
+
+  #watchEnvironment() {
+    const { signal } = this.#environment;
+    const { document } = globalThis;
+    const suspendMs = 1_000 * this.#options.suspendHidden;
+    globalThis.addEventListener?.('online', () => this.#wake(), { signal });
+    globalThis.addEventListener?.('offline', () => this.#rest('paused'), { signal });
+    document?.addEventListener('visibilitychange', () => {
+      this.#soon('suspend', document.hidden && suspendMs ? () => this.#rest('paused') : undefined, suspendMs);
+      if (!document.hidden) {
+        this.#wake();
+      }
+    }, { signal });
+  }
+
+  #setState(state, reason) {
+    const { transport } = this;
+    if (this.#state !== state) {
+      this.#state = state;
+      this.#emit('state', { state, reason });
+    }
+    if (transport && transport !== this.#announced) {
+      this.#announced = transport;
+      this.#emit('transport', { transport });
+    }
+  }
+
+  #emit(event, detail) {
+    this.#listeners[event]?.forEach((listener) => {
+      try {
+        listener(detail);
+      } catch (error) {
+        // A listener's mistake is reported, and costs the others nothing.
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    });
+  }
+
+  /** Plans something under a name, in place of what was planned under it; with nothing to do, cancels it. */
+  #soon(name, act, ms = 0) {
+    clearTimeout(this.#timers[name]);
+    this.#timers[name] = act && setTimeout(act, ms);
+  }
+}
+
+/** Whether none of a message's keys has been seen; they have been now. */
+function isNew(seen, { cursor, event_id: id }) {
+  const keys = [cursor, id !== undefined && `#${id}`].filter(Boolean);
+  const fresh = keys.every((key) => !seen.has(key));
+  keys.forEach((key) => seen.add(key));
+  while (seen.size > SEEN_MAX) {
+    seen.delete(seen.values().next().value);
+  }
+  return fresh;
+}
+
+/** How long a token is worth using: until a fifth of its life is left, and no longer than 30 s before its end. */
+function lifeOf(token) {
+  try {
+    const { exp, iat } = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
+    const lifeMs = exp * 1_000 - (iat ? iat * 1_000 : Date.now());
+    return exp ? Math.max(lifeMs * 0.8, lifeMs - 30_000, STABLE_MS) : Infinity;
+  } catch {
+    return Infinity;
+  }
+}
+
+function unavailable(error) {
+  throw { status: 503, message: `no token: ${error.message}` };
+}
