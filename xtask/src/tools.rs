@@ -16,11 +16,13 @@ struct Package {
     check: (&'static str, &'static str),
 }
 
-const PACKAGES: [Package; 4] = [
+const PACKAGES: [Package; 6] = [
     package("nodejs", "node", "--version"),
     package("npm", "npm", "--version"),
     package("python3-venv", "python3", "-m ensurepip --version"),
     package("chromium", "chromium", "--version"),
+    package("nginx", "/usr/sbin/nginx", "-v"),
+    package("libnginx-mod-nchan", "test", "-e /usr/lib/nginx/modules/ngx_nchan_module.so"),
 ];
 
 const fn package(name: &'static str, program: &'static str, args: &'static str) -> Package {
