@@ -10,14 +10,17 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::ledger::{Tally, Terms};
+use crate::load::Greeting;
 use crate::machine::Usage;
 use crate::plan::Plan;
+use crate::publisher::{Accept, Publisher};
 use crate::receiver::{Afterwards, Answer, Control, Job, Order};
 use crate::sys;
-use crate::target::{Server, Target};
+use crate::target::{Dialect, Server, Target};
+use crate::transport::{Manner, Transport};
 
 /// Sockets that one process holds: the usual hard limit of 20,000 less a reserve.
 const SUBSCRIBERS_PER_PROCESS: u32 = 19_000;
@@ -34,14 +37,18 @@ pub struct Clients {
     /// Channels are named PREFIX-0, PREFIX-1, …
     #[arg(long, default_value = "bench", value_name = "PREFIX")]
     pub channel_prefix: String,
+    /// How subscribers listen; pusher unless the verb says otherwise
+    #[arg(long, value_enum)]
+    pub transport: Option<Transport>,
 }
 
 /// Who is to subscribe to what.
 pub struct Roster<'a> {
-    pub server: &'a Server,
-    pub key: &'a str,
+    pub target: &'a Target,
     pub clients: &'a Clients,
     pub subscribers: u32,
+    /// Whether each subscriber keeps a cursor, to go on from there after a cut.
+    pub keeps_cursors: bool,
     pub terms: &'a Terms,
     pub afterwards: Afterwards,
     /// Whether these processes run before all others of their CPU, where that is permitted.
@@ -51,8 +58,8 @@ pub struct Roster<'a> {
 impl<'a> Roster<'a> {
     /// Ordinary subscribers, which stay and listen.
     pub fn listeners(target: &'a Target, clients: &'a Clients, subscribers: u32, terms: &'a Terms) -> Roster<'a> {
-        let (server, key, afterwards) = (&target.url, &target.app.key, Afterwards::Listen);
-        Roster { server, key, clients, subscribers, terms, afterwards, goes_first: false }
+        let afterwards = Afterwards::Listen;
+        Roster { target, clients, subscribers, keeps_cursors: false, terms, afterwards, goes_first: false }
     }
 
     fn processes(&self) -> u32 {
@@ -60,14 +67,23 @@ impl<'a> Roster<'a> {
         self.clients.processes.unwrap_or(least)
     }
 
+    fn manner(&self) -> Manner {
+        Manner {
+            server: self.target.url.clone(),
+            dialect: self.target.dialect,
+            key: self.target.app.key.clone(),
+            channel_prefix: self.clients.channel_prefix.clone(),
+            transport: self.clients.transport.unwrap_or(Transport::Pusher),
+            keeps_cursors: self.keeps_cursors,
+        }
+    }
+
     fn job(&self, n: u32) -> Job {
         let processes = self.processes();
         Job {
-            server: self.server.clone(),
-            key: self.key.to_owned(),
-            source: source_address(self.server, n, processes),
+            manner: self.manner(),
+            source: source_address(&self.target.url, n, processes),
             subscribers: share(self.subscribers, processes, n)..share(self.subscribers, processes, n + 1),
-            channel_prefix: self.clients.channel_prefix.clone(),
             terms: self.terms.clone(),
             handshakes_in_flight: self.clients.handshakes as usize,
             afterwards: self.afterwards,
@@ -94,6 +110,7 @@ struct Member {
 impl Crew {
     /// Starts the processes and waits until each subscriber is subscribed.
     pub fn muster(roster: &Roster<'_>) -> Result<Crew> {
+        greet(roster)?;
         let jobs = (0..roster.processes()).map(|n| roster.job(n));
         let members = jobs.map(|job| Member::start(&job)).collect::<Result<_>>()?;
         let (plan, subscribers) = (roster.terms.plan, roster.subscribers);
@@ -142,9 +159,7 @@ impl Crew {
 
     /// Waits until all that was published has arrived, or nothing arrives any more.
     pub fn drain(&mut self, published: &[u32], patience: Duration) -> Result<()> {
-        for member in &mut self.members {
-            member.control.say(&Order::Drain { published: published.to_vec(), patience })?;
-        }
+        self.tell_all(&Order::Drain { published: published.to_vec(), patience })?;
         for member in &mut self.members {
             while !matches!(member.hear()?, Answer::Drained) {
                 // Late news of a publication that nobody waits for any more.
@@ -153,11 +168,32 @@ impl Crew {
         Ok(())
     }
 
+    /// Ends all connections at once; the subscribers keep their cursors.
+    pub fn cut(&mut self) -> Result<()> {
+        self.tell_all(&Order::Cut)?;
+        for member in &mut self.members {
+            match member.hear()? {
+                Answer::Cut => {}
+                other => bail!("a client process said {other:?} instead of Cut"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has everybody connect again, all at once, and go on from their cursors; returns when all are subscribed.
+    pub fn resume(&mut self) -> Result<()> {
+        self.handshakes_ns = (u64::MAX, 0);
+        self.tell_all(&Order::Resume)?;
+        self.wait_ready()
+    }
+
+    fn tell_all(&mut self, order: &Order) -> Result<()> {
+        self.members.iter_mut().try_for_each(|member| member.control.say(order))
+    }
+
     /// Ends the processes and adds up what they received.
     pub fn finish(mut self) -> Result<Tally> {
-        for member in &mut self.members {
-            member.control.say(&Order::Finish)?;
-        }
+        self.tell_all(&Order::Finish)?;
         let mut whole = Tally::default();
         for mut member in self.members.drain(..) {
             match member.hear()? {
@@ -206,6 +242,18 @@ pub fn own_verb(verb: &str) -> Result<Command> {
     }
     command.arg(verb);
     Ok(command)
+}
+
+/// A first visit to nchan is answered only with a message, so each channel gets one that is no publication of any run.
+fn greet(roster: &Roster<'_>) -> Result<()> {
+    if roster.target.dialect != Dialect::Nchan {
+        return Ok(());
+    }
+    ensure!(roster.manner().transport == Transport::Longpoll, "nchan is measured with long-polling only");
+    let prefix = &roster.clients.channel_prefix;
+    let mut greeting = Greeting { target: roster.target, prefix, channels: roster.terms.plan.channels };
+    Publisher::open(&roster.target.url, 1, Accept::Success)?.run(&mut greeting, None)?;
+    Ok(())
 }
 
 /// Where the `n`th of `processes` shares begins.

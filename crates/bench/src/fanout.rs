@@ -181,6 +181,7 @@ impl Run<'_> {
         account(&mut report, &tally.counts, expected, tally.out_of_step());
         let took_s = tally.last_ns.saturating_sub(measured.began_ns).max(1) as f64 / 1e9;
         report.figure("deliveries_per_s", tally.timed as f64 / took_s);
+        report.figure("received_bytes_per_delivery", tally.bytes as f64 / tally.counts.delivered.max(1) as f64);
         report.figure("client_cpu_busy_pct", measured.client_busy_pct);
         report.server(measured.usage, "delivery", tally.timed);
         for (of, histogram) in tally.latencies() {

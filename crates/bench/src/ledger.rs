@@ -42,6 +42,8 @@ pub struct Counts {
     pub corrupt: u64,
     /// Subscribers whose connection the server closed.
     pub closed: u64,
+    /// Subscribers that were told of a gap when they came with a cursor.
+    pub gaps: u64,
 }
 
 impl AddAssign for Counts {
@@ -51,6 +53,7 @@ impl AddAssign for Counts {
         self.reordered += other.reordered;
         self.corrupt += other.corrupt;
         self.closed += other.closed;
+        self.gaps += other.gaps;
     }
 }
 
@@ -68,6 +71,7 @@ pub struct Ledger {
     every: Histogram<u64>,
     timed: u64,
     last_ns: u64,
+    bytes: u64,
 }
 
 /// One publication's deliveries to the subscribers of this process.
@@ -100,6 +104,7 @@ impl Ledger {
             every: latency_histogram(),
             timed: 0,
             last_ns: 0,
+            bytes: 0,
         }
     }
 
@@ -174,6 +179,15 @@ impl Ledger {
         self.counts.closed += 1;
     }
 
+    /// A subscriber has read so many bytes.
+    pub fn read(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    pub fn gap(&mut self) {
+        self.counts.gaps += 1;
+    }
+
     /// The whole account; `channel_of` tells each subscriber's channel.
     pub fn tally(&self, channel_of: impl Fn(usize) -> u32) -> Tally {
         let mut orders = BTreeMap::new();
@@ -188,6 +202,7 @@ impl Ledger {
             spans: timed.map(Arrivals::span).collect(),
             timed: self.timed,
             last_ns: self.last_ns,
+            bytes: self.bytes,
         }
     }
 }
@@ -217,6 +232,8 @@ pub struct Tally {
     pub timed: u64,
     /// When the last delivery arrived.
     pub last_ns: u64,
+    /// Bytes that the subscribers read, once they were subscribed.
+    pub bytes: u64,
 }
 
 impl Tally {
@@ -234,6 +251,7 @@ impl Tally {
         }
         self.timed += other.timed;
         self.last_ns = self.last_ns.max(other.last_ns);
+        self.bytes += other.bytes;
     }
 
     /// Subscribers that saw another order than most subscribers of their channel.

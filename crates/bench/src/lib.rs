@@ -7,7 +7,8 @@
 //!   verbs      fanout · connect · idle · publish · mixed · compare      one file each: options, run, report
 //!   sending    publisher (lanes of HTTP) ── load (what to send) ── plan (which lane, which channel)
 //!   receiving  crew (starts processes) ══ control socket ══ receiver ── subscriber ── ledger (what arrived)
-//!   both       stamp (number and time inside the data) · wire · target
+//!   words      transport (what opens a subscription) · wire (WebSockets) · http · sse
+//!   both       stamp (number and time inside the data) · target
 //!   ground     machine (/proc, /sys) · sys (libc) · report
 //! ```
 //!
@@ -20,6 +21,7 @@ mod compare;
 mod connect;
 mod crew;
 mod fanout;
+mod http;
 mod idle;
 mod ledger;
 mod load;
@@ -31,10 +33,12 @@ mod publisher;
 mod raw;
 mod receiver;
 mod report;
+mod sse;
 mod stamp;
 mod subscriber;
 mod sys;
 mod target;
+mod transport;
 mod wire;
 
 /// Runs one verb to its end. An error means that it could not be measured, or that what was measured is wrong.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::plan::Plan;
 use crate::stamp::Stamp;
-use crate::target::{Target, unix_s};
+use crate::target::{Dialect, Target, unix_s};
 use crate::{sys, wire};
 
 /// A source of requests.
@@ -51,10 +51,15 @@ impl<'a> Stamped<'a> {
         }
     }
 
-    /// Appends the signed request of this number.
+    /// Appends the whole request of this number.
     pub fn request(&mut self, request: u32, out: &mut Vec<u8>) {
         self.body.clear();
         let first = request * self.plan.batch;
+        if self.target.dialect == Dialect::Nchan {
+            self.data(first);
+            let channel = wire::channel_name(self.channel_prefix, self.plan.channel(first));
+            return self.target.bare_post(&channel, &self.body, out);
+        }
         if self.plan.batch == 1 {
             self.event(first, "channels\":[", "]");
         } else {
@@ -71,15 +76,19 @@ impl<'a> Stamped<'a> {
     }
 
     fn event(&mut self, id: u32, open: &str, close: &str) {
+        let name = wire::channel_name(self.channel_prefix, self.plan.channel(id));
+        let head = format!("{{\"name\":\"bench\",\"{open}\"{name}\"{close},\"data\":\"");
+        self.body.extend_from_slice(head.as_bytes());
+        self.data(id);
+        self.body.extend_from_slice(b"\"}");
+    }
+
+    fn data(&mut self, id: u32) {
         let (lane, channel) = (self.plan.lane(id), self.plan.channel(id));
         let sequence = &mut self.sequences[self.plan.slot(channel, lane)];
         let stamp = Stamp { run: self.run, id, sequence: *sequence, sent_ns: sys::monotonic_ns() };
         *sequence += 1;
-        let name = wire::channel_name(self.channel_prefix, channel);
-        let head = format!("{{\"name\":\"bench\",\"{open}\"{name}\"{close},\"data\":\"");
-        self.body.extend_from_slice(head.as_bytes());
         stamp.write(self.size, &mut self.body);
-        self.body.extend_from_slice(b"\"}");
     }
 }
 
@@ -102,6 +111,39 @@ impl Load for Counted<'_, '_> {
 
     fn answered(&mut self) {
         self.bar.inc(1);
+    }
+}
+
+/// Stamped publications until something has happened.
+pub struct Until<'s, 'a, F> {
+    pub stamped: &'s mut Stamped<'a>,
+    pub done: F,
+}
+
+impl<F: Fn() -> bool> Load for Until<'_, '_, F> {
+    fn compose(&mut self, request: u32, out: &mut Vec<u8>) -> Composed {
+        if (self.done)() {
+            return Composed::NoMore;
+        }
+        self.stamped.request(request, out);
+        Composed::Request
+    }
+}
+
+/// One message without a stamp to each channel.
+pub struct Greeting<'a> {
+    pub target: &'a Target,
+    pub prefix: &'a str,
+    pub channels: u32,
+}
+
+impl Load for Greeting<'_> {
+    fn compose(&mut self, request: u32, out: &mut Vec<u8>) -> Composed {
+        if request >= self.channels {
+            return Composed::NoMore;
+        }
+        self.target.bare_post(&wire::channel_name(self.prefix, request), b"welcome", out);
+        Composed::Request
     }
 }
 

@@ -68,7 +68,7 @@ impl Options {
             secret: self.victim_secret.clone(),
             app_id: self.victim_app_id.clone(),
         };
-        Target { url: self.target.url.clone(), app }
+        Target { url: self.target.url.clone(), app, dialect: self.target.dialect }
     }
 
     fn terms(&self, measured_from: u32) -> Terms {

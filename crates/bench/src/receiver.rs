@@ -6,6 +6,8 @@
 //!   ► Job                       ◄ Ready        all are subscribed
 //!                               ◄ Complete     a publication has reached all here (only when asked for)
 //!   ► Drain { published }       ◄ Drained      all of it has arrived, or nothing does any more
+//!   ► Cut                       ◄ Cut          all connections are gone; their cursors are kept
+//!   ► Resume                    ◄ Ready        all are subscribed again, from their cursors on
 //!   ► Finish                    ◄ Tally        and the process ends
 //! ```
 //! One thread and one buffer: what is measured must be the server, so a delivery costs little more here than its share of
@@ -26,9 +28,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Entry, Ledger, Tally, Terms};
-use crate::subscriber::{Progress, Script, Subscriber};
-use crate::target::Server;
-use crate::{sys, wire};
+use crate::subscriber::{Progress, Subscriber};
+use crate::sys;
+use crate::transport::{Manner, Script};
 
 /// Holds many deliveries of a burst, so that one `recv` brings them all; larger than any one frame.
 const SCRATCH_BYTES: usize = 256 << 10;
@@ -42,12 +44,10 @@ const LINGER: Duration = Duration::from_millis(100);
 /// What a process is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
-    pub server: Server,
-    pub key: String,
+    pub manner: Manner,
     pub source: Option<Ipv4Addr>,
     /// Which of all subscribers are in this process; subscriber `n` is on channel `n % channels`.
     pub subscribers: Range<u32>,
-    pub channel_prefix: String,
     pub terms: Terms,
     pub handshakes_in_flight: usize,
     pub afterwards: Afterwards,
@@ -69,6 +69,8 @@ pub enum Afterwards {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
     Drain { published: Vec<u32>, patience: Duration },
+    Cut,
+    Resume,
     Finish,
 }
 
@@ -78,6 +80,7 @@ pub enum Answer {
     Ready { began_ns: u64, ended_ns: u64 },
     Complete(u32),
     Drained,
+    Cut,
     Tally(Box<Tally>),
     Failed(String),
 }
@@ -138,6 +141,8 @@ struct Receiver {
     poll: Poll,
     events: Events,
     subscribers: Vec<Option<Subscriber>>,
+    /// Where each subscriber goes on from when it connects next.
+    cursors: Vec<String>,
     ledger: Ledger,
     scratch: Box<[u8]>,
     /// Subscribers per channel, in this process.
@@ -161,15 +166,14 @@ impl Receiver {
         let channels = job.terms.plan.channels;
         let mut audiences = vec![0; channels as usize];
         job.subscribers.clone().for_each(|n| audiences[(n % channels) as usize] += 1);
-        let subscribe = |n| wire::subscribe_frame(&wire::channel_name(&job.channel_prefix, n));
+        let mut subscribers = Vec::new();
+        subscribers.resize_with(job.subscribers.len(), || None);
         Ok(Receiver {
-            script: Script {
-                upgrade: wire::upgrade_request(&job.server, &job.key),
-                subscribe: (0..channels).map(subscribe).collect(),
-            },
+            script: Script::new(job.manner.clone(), channels),
             poll,
             events: Events::with_capacity(EVENTS_PER_TURN),
-            subscribers: Vec::with_capacity(job.subscribers.len()),
+            subscribers,
+            cursors: vec![String::new(); job.subscribers.len()],
             ledger: Ledger::new(job.terms.clone(), job.subscribers.len()),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             audiences,
@@ -181,9 +185,7 @@ impl Receiver {
     }
 
     fn serve(&mut self, control: &mut Control) -> Result<()> {
-        let began_ns = sys::monotonic_ns();
-        self.assemble()?;
-        control.say(&Answer::Ready { began_ns, ended_ns: sys::monotonic_ns() })?;
+        self.assemble(self.job.handshakes_in_flight, control)?;
         loop {
             if self.turn(None)? == Turn::Ordered {
                 match control.hear()? {
@@ -191,6 +193,11 @@ impl Receiver {
                         self.drain(&published, patience, control)?;
                         control.say(&Answer::Drained)?;
                     }
+                    Some(Order::Cut) => {
+                        self.cut();
+                        control.say(&Answer::Cut)?;
+                    }
+                    Some(Order::Resume) => self.assemble(usize::MAX, control)?,
                     Some(Order::Finish) => {
                         self.linger()?;
                         let channels = self.job.terms.plan.channels;
@@ -206,32 +213,43 @@ impl Receiver {
     }
 
     /// Connects and subscribes everybody, some at a time.
-    fn assemble(&mut self) -> Result<()> {
-        let wanted = self.job.subscribers.len();
+    fn assemble(&mut self, in_flight: usize, control: &mut Control) -> Result<()> {
+        let began_ns = sys::monotonic_ns();
+        let wanted = self.subscribers.len();
+        let mut launched = 0;
         while self.live < wanted {
-            while self.handshakes < self.job.handshakes_in_flight && self.subscribers.len() < wanted {
-                self.launch()?;
+            while self.handshakes < in_flight && launched < wanted {
+                self.launch(launched)?;
+                launched += 1;
             }
             let turn = self.turn(Some(HANDSHAKE_PATIENCE))?;
             ensure!(turn != Turn::Quiet, "handshakes stalled: {} of {wanted} subscribed", self.live);
             ensure!(turn != Turn::Ordered, "stopped during the handshakes");
         }
-        Ok(())
+        control.say(&Answer::Ready { began_ns, ended_ns: sys::monotonic_ns() })
     }
 
-    fn launch(&mut self) -> Result<()> {
-        let index = self.subscribers.len();
+    fn launch(&mut self, index: usize) -> Result<()> {
         let channel = (self.job.subscribers.start + index as u32) % self.job.terms.plan.channels;
-        let mut subscriber = Subscriber::connect(&self.job.server, self.job.source, channel)
+        let cursor = std::mem::take(&mut self.cursors[index]);
+        let mut subscriber = Subscriber::connect(&self.job.manner.server, self.job.source, channel, cursor)
             .with_context(|| format!("connection {index}"))?;
-        let interest = match subscriber.try_upgrade(&self.script)? {
+        let interest = match subscriber.try_open(&self.script)? {
             true => Interest::READABLE,
             false => Interest::READABLE | Interest::WRITABLE,
         };
         self.poll.registry().register(&mut subscriber.stream, Token(index), interest)?;
-        self.subscribers.push(Some(subscriber));
+        self.subscribers[index] = Some(subscriber);
         self.handshakes += 1;
         Ok(())
+    }
+
+    /// Ends every connection. Closed sockets leave the poll by themselves.
+    fn cut(&mut self) {
+        self.live = 0;
+        for (subscriber, cursor) in self.subscribers.iter_mut().zip(&mut self.cursors) {
+            *cursor = subscriber.take().map(Subscriber::cut).unwrap_or_default();
+        }
     }
 
     /// Waits for something to happen and sees to it.
@@ -257,7 +275,7 @@ impl Receiver {
         let Some(subscriber) = &mut self.subscribers[index] else {
             return Ok(());
         };
-        if !subscriber.try_upgrade(&self.script)? || !event.is_readable() {
+        if !subscriber.try_open(&self.script)? || !event.is_readable() {
             return Ok(());
         }
         let Receiver { job, ledger, audiences, complete, .. } = self;
@@ -270,7 +288,9 @@ impl Receiver {
                 complete.push(id);
             }
         };
-        match subscriber.receive(&mut self.scratch, &self.script, &mut publication)? {
+        let progress = subscriber.receive(&mut self.scratch, &self.script, &mut publication)?;
+        ledger.read(subscriber.take_bytes());
+        match progress {
             Progress::Same => {}
             Progress::BecameLive => self.became_live(index),
             Progress::Closed => {
@@ -284,6 +304,9 @@ impl Receiver {
     fn became_live(&mut self, index: usize) {
         self.live += 1;
         self.handshakes -= 1;
+        if self.subscribers[index].as_ref().is_some_and(Subscriber::has_gap) {
+            self.ledger.gap();
+        }
         if self.job.afterwards == Afterwards::Close {
             self.subscribers[index] = None;
         }

@@ -16,6 +16,18 @@ pub struct Target {
     pub url: Server,
     #[command(flatten)]
     pub app: App,
+    /// How the server is spoken to
+    #[arg(long, value_enum, default_value_t = Dialect::Fanfare)]
+    pub dialect: Dialect,
+}
+
+/// The addresses and publishing rules of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Dialect {
+    /// The Pusher protocol's, and /sub for the other transports
+    Fanfare,
+    /// nginx with nchan, as `compare --against nchan` sets it up; for long-polling
+    Nchan,
 }
 
 /// An app's credentials.
@@ -66,6 +78,16 @@ impl Target {
     /// The path of one of the app's own resources.
     pub fn path(&self, resource: &str) -> String {
         format!("/apps/{}/{resource}", self.app.app_id)
+    }
+
+    /// Appends nchan's way to publish: a POST that nobody signs.
+    pub fn bare_post(&self, channel: &str, body: &[u8], out: &mut Vec<u8>) {
+        let (host, length) = (&self.url.host, body.len());
+        let head = format!(
+            "POST /pub?id={channel} HTTP/1.1\r\nHost: {host}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
+        );
+        out.extend_from_slice(head.as_bytes());
+        out.extend_from_slice(body);
     }
 
     /// Appends a signed POST of a JSON body.

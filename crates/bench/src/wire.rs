@@ -5,10 +5,9 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use fanfare_proto::ws::{Header, TEXT, masked_frame};
 
-use crate::target::Server;
-
-/// RFC 6455's own example of a key: it need not be secret, only answered rightly.
-const HANDSHAKE_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// Asks for the upgrade, with RFC 6455's own example of a key: it need not be secret, only answered rightly.
+pub const UPGRADE_LINES: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const HANDSHAKE_ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// Servers must unmask whatever the mask is; a fixed one spares this side a random source.
 pub const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -18,21 +17,9 @@ pub fn channel_name(prefix: &str, n: u32) -> String {
     format!("{prefix}-{n}")
 }
 
-/// What opens a connection.
-pub fn upgrade_request(server: &Server, key: &str) -> Vec<u8> {
-    let version = env!("CARGO_PKG_VERSION");
-    format!(
-        "GET /app/{key}?protocol=7&client=fanfare-bench&version={version} HTTP/1.1\r\nHost: {host}\r\n\
-         Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {HANDSHAKE_KEY}\r\n\r\n",
-        host = server.host,
-    )
-    .into_bytes()
-}
-
 /// The length of the head that `bytes` begin with, blank line and all, once it is there.
 pub fn head_len(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+    position(bytes, b"\r\n\r\n").map(|at| at + 4)
 }
 
 /// Checks that a head grants the upgrade.
@@ -42,9 +29,10 @@ pub fn check_upgrade(head: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Asks for a channel.
-pub fn subscribe_frame(channel: &str) -> Vec<u8> {
-    text(&format!(r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":""}}}}"#))
+/// Asks for a channel; for what came after the cursor too, unless that is empty.
+pub fn subscribe_frame(channel: &str, cursor: &str) -> Vec<u8> {
+    let since = if cursor.is_empty() { String::new() } else { format!(r#","since":"{cursor}""#) };
+    text(&format!(r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":""{since}}}}}"#))
 }
 
 /// Answers `pusher:ping`.
@@ -63,8 +51,21 @@ pub fn is_event(message: &[u8], name: &str) -> bool {
     contains(message, format!(r#""{name}""#).as_bytes())
 }
 
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+/// The value of the first string member of this name, if it needs no unescaping, as cursors never do. The members that
+/// are looked for are named as no publication's data is.
+pub fn string_member<'a>(message: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let opens = format!(r#""{name}":""#);
+    let begins = position(message, opens.as_bytes())? + opens.len();
+    let value = &message[begins..];
+    Some(&value[..value.iter().position(|&byte| byte == b'"')?])
+}
+
+pub fn contains(text: &[u8], part: &[u8]) -> bool {
+    position(text, part).is_some()
+}
+
+fn position(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
 }
 
 /// A frame from the server.
@@ -96,7 +97,16 @@ mod tests {
 
     #[test]
     fn the_fixed_key_has_the_fixed_answer() {
-        assert_eq!(accept_key(HANDSHAKE_KEY).as_bytes(), HANDSHAKE_ACCEPT);
+        let key = UPGRADE_LINES.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).expect("it is there");
+        assert_eq!(accept_key(key).as_bytes(), HANDSHAKE_ACCEPT);
+    }
+
+    #[test]
+    fn a_cursor_is_found_in_a_message() {
+        let message = br#"{"channel":"c","data":"d","cursor":"a-1","time_ms":5}"#;
+        assert_eq!(string_member(message, "cursor"), Some(&b"a-1"[..]));
+        assert_eq!(string_member(message, "event_id"), None);
+        assert_eq!(string_member(br#"{"cursor":"cut off"#, "cursor"), None);
     }
 
     #[test]

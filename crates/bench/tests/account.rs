@@ -55,6 +55,7 @@ impl Drop for Raw {
     }
 }
 
+const PLAIN: [&str; 4] = ["ws", "sse", "stream", "longpoll"];
 const FANOUT: &str = "fanout -n 20 -p 100 --warmup 10 --patience-ms 300";
 /// 110 publications to 20 subscribers.
 const DELIVERIES: u64 = 2_200;
@@ -88,6 +89,43 @@ fn a_clean_server_passes_however_it_is_driven() {
         let figures = raw.report(&format!("{FANOUT} {how}"));
         assert_eq!(figures["lost"], 0, "{how}");
         assert_eq!(figures["expected"], figures["delivered"], "{how}");
+    }
+}
+
+#[test]
+fn a_clean_server_passes_over_every_transport() {
+    let raw = Raw::start(&[]);
+    for transport in PLAIN {
+        for how in ["--in-flight 7 --channels 3 --processes 2", "--lockstep", "--size 20000 -p 30"] {
+            let figures = raw.report(&format!("fanout -n 20 --transport {transport} {how}"));
+            assert_eq!(figures["expected"], figures["delivered"], "{transport} {how}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_server_fails_over_every_transport() {
+    for (fault, figure) in [("--lossy", "lost"), ("--duplicate", "duplicated"), ("--corrupt", "corrupt")] {
+        let raw = Raw::start(&[fault, "10"]);
+        for transport in PLAIN {
+            let (output, report) = raw.run(&format!("{FANOUT} --transport {transport}"));
+            assert!(!output.status.success(), "{fault} over {transport} must make the verb fail");
+            let count = report["figures"][figure].as_u64();
+            // A poller that is behind gets the rest of what it is owed without mishap.
+            let expected =
+                if transport == "longpoll" { 1..=DELIVERIES / 10 } else { DELIVERIES / 10..=DELIVERIES / 10 };
+            assert!(count.is_some_and(|count| expected.contains(&count)), "{fault} over {transport}: {count:?}");
+        }
+    }
+}
+
+#[test]
+fn swapped_deliveries_are_counted_over_every_transport_that_can_swap() {
+    let raw = Raw::start(&["--reorder", "10"]);
+    for transport in ["ws", "sse", "stream"] {
+        let (output, report) = raw.run(&format!("{FANOUT} --transport {transport}"));
+        assert!(!output.status.success());
+        assert!(report["figures"]["reordered"].as_u64() > Some(0), "over {transport}");
     }
 }
 

@@ -6,18 +6,21 @@ use fanfare_proto::server;
 use fanfare_proto::ws::{accept_key, text_frame};
 use mio::net::TcpStream;
 
+use super::publication;
 use super::request::{self, Asked};
+use crate::transport::Transport;
 
 /// Nobody looks at it, so everybody gets the same; clients want its form.
-const ESTABLISHED: &[u8] =
+pub const ESTABLISHED: &[u8] =
     br#"{"event":"pusher:connection_established","data":"{\"socket_id\":\"1.1\",\"activity_timeout\":120}"}"#;
 
-/// One connection, which speaks HTTP until it is upgraded.
+/// One connection, which speaks HTTP until it becomes a subscriber.
 pub struct Connection {
     pub stream: TcpStream,
-    /// What it is subscribed to.
+    /// What it is subscribed to, or waits for.
     pub channels: Vec<String>,
-    upgraded: bool,
+    /// How it listens; other than by polls once it has been granted that.
+    pub transport: Transport,
     /// An incomplete request or frame.
     rest: Vec<u8>,
     /// What the socket did not take.
@@ -27,7 +30,8 @@ pub struct Connection {
 impl Connection {
     pub fn new(stream: TcpStream) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
-        Ok(Connection { stream, channels: Vec::new(), upgraded: false, rest: Vec::new(), backlog: Vec::new() })
+        let transport = Transport::Longpoll;
+        Ok(Connection { stream, channels: Vec::new(), transport, rest: Vec::new(), backlog: Vec::new() })
     }
 
     /// Reads behind what was kept: how much there is now, and whether that was all; `None` at the end of the stream.
@@ -46,16 +50,32 @@ impl Connection {
 
     /// What the front of `bytes` asks for, and how long that is.
     pub fn next_request(&self, bytes: &[u8]) -> Option<(Asked, usize)> {
-        if self.upgraded { request::frame(bytes) } else { request::http(bytes) }
+        match self.transport {
+            Transport::Longpoll => request::http(bytes),
+            Transport::Pusher | Transport::Ws => request::frame(bytes),
+            Transport::Sse | Transport::Stream => (!bytes.is_empty()).then_some((Asked::Nothing, bytes.len())),
+        }
     }
 
-    pub fn upgrade(&mut self, key: &str) {
+    /// Becomes a WebSocket, on which this is said first.
+    pub fn upgrade(&mut self, transport: Transport, key: &str, first: &[u8]) {
         let accept = accept_key(key);
         let head = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
         );
-        self.upgraded = true;
-        self.send(&[head.as_bytes(), &text_frame(ESTABLISHED)].concat());
+        self.transport = transport;
+        self.send(&[head.as_bytes(), &text_frame(first)].concat());
+    }
+
+    /// Becomes a subscriber by `/sub`.
+    pub fn listen(&mut self, transport: Transport, key: &str, channel: &str, offset: u64, recovered: Option<bool>) {
+        if transport == Transport::Ws {
+            self.upgrade(transport, key, publication::subscribed(channel, offset, recovered).as_bytes());
+        } else {
+            self.transport = transport;
+            self.send(&publication::stream_begins(transport, channel, offset, recovered));
+        }
+        self.channels.push(channel.to_owned());
     }
 
     pub fn confirm(&mut self, channel: &str) {

@@ -4,10 +4,12 @@
 //! What a delivery costs here is what the kernel asks for it, so a server's cost is stated as a multiple of it. It also
 //! serves badly on request (`--lossy` and so on), to prove that the clients' account notices.
 //!
-//! `GET /app/…` with an upgrade is granted, `pusher:subscribe` is confirmed, `POST …/events` and `…/batch_events` publish,
-//! and any other request is answered `{}`.
+//! `GET /app/…` with an upgrade is granted, `pusher:subscribe` is confirmed, `GET /sub/…` subscribes by any transport or
+//! polls (`format=raw` only), `POST …/events` and `…/batch_events` publish, and any other request is answered `{}`.
 
+mod channel;
 mod connection;
+mod publication;
 mod request;
 mod sabotage;
 
@@ -19,10 +21,13 @@ use anyhow::Result;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 
-use self::connection::Connection;
-use self::request::{Asked, Publication};
+use self::channel::Channel;
+use self::connection::{Connection, ESTABLISHED};
+use self::publication::nothing_new;
+use self::request::{Asked, Event};
 use self::sabotage::{Faults, Saboteur};
 use crate::sys;
+use crate::transport::Transport;
 
 /// Options of `raw`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +35,9 @@ pub struct Options {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:6001")]
     listen: SocketAddr,
+    /// Publications kept for each channel, for those who come back
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    history: usize,
     #[command(flatten)]
     faults: Faults,
 }
@@ -50,6 +58,7 @@ pub fn run(options: &Options) -> Result<()> {
         connections: Vec::new(),
         free: Vec::new(),
         channels: HashMap::new(),
+        history_max: options.history,
         saboteur: options.faults.any().then(|| Saboteur::new(options.faults)),
     };
     Ok(raw.serve()?)
@@ -61,7 +70,8 @@ struct Raw {
     /// A connection's place is its token. Reused at once: the worst that a stale event can do is a read of nothing.
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
-    channels: HashMap<String, Vec<usize>>,
+    channels: HashMap<String, Channel>,
+    history_max: usize,
     saboteur: Option<Saboteur>,
 }
 
@@ -135,13 +145,38 @@ impl Raw {
     fn answer(&mut self, index: usize, asked: Asked) -> Option<()> {
         let connection = self.connections[index].as_mut()?;
         match asked {
-            Asked::Upgrade { key } => connection.upgrade(&key),
+            Asked::Upgrade { key } => connection.upgrade(Transport::Pusher, &key, ESTABLISHED),
             Asked::Subscribe { channel } => {
                 connection.confirm(&channel);
-                self.channels.entry(channel).or_default().push(index);
+                self.channels.entry(channel).or_default().subscribers.push(index);
             }
-            Asked::Publish(publications) => {
-                publications.iter().for_each(|publication| self.publish(publication));
+            Asked::Listen { channel, transport, key, since } => {
+                let missed = self.channels.entry(channel.clone()).or_default();
+                let recovered = since.map(|offset| missed.reaches_back_to(offset));
+                connection.listen(transport, &key, &channel, missed.offset, recovered);
+                for publication in missed.since(since.filter(|_| recovered == Some(true))) {
+                    let form = publication.form(transport);
+                    match &mut self.saboteur {
+                        None => connection.send(&form.bytes),
+                        Some(saboteur) => saboteur.send(index, connection, form),
+                    }
+                }
+                missed.subscribers.push(index);
+            }
+            Asked::Poll { channel, waits, since } => {
+                let asked = self.channels.entry(channel.clone()).or_default();
+                let newer = asked.since(since).next().cloned();
+                match newer {
+                    Some(publication) => connection.send(&publication.form(Transport::Longpoll).bytes),
+                    None if waits => {
+                        asked.waiting.push(index);
+                        connection.channels = vec![channel];
+                    }
+                    None => connection.send(&nothing_new(&channel, asked.offset)),
+                }
+            }
+            Asked::Publish(events) => {
+                events.into_iter().for_each(|event| self.publish(event));
                 self.connections[index].as_mut()?.send(OK);
             }
             Asked::Nothing => {}
@@ -151,25 +186,35 @@ impl Raw {
         Some(())
     }
 
-    fn publish(&mut self, publication: &Publication) {
-        let Some(subscribers) = self.channels.get(&publication.channel) else {
+    fn publish(&mut self, event: Event) {
+        let Raw { connections, channels, saboteur, history_max, .. } = self;
+        let Some(channel) = channels.get_mut(&event.channel) else {
             return;
         };
-        let connections = &mut self.connections;
-        match &mut self.saboteur {
+        let publication = channel.add(event, *history_max);
+        match saboteur {
             None => {
-                for &index in subscribers {
+                for &index in &channel.subscribers {
                     if let Some(connection) = &mut connections[index] {
-                        connection.send(&publication.frame);
+                        connection.send(&publication.form(connection.transport).bytes);
+                    }
+                }
+                for index in channel.waiting.drain(..) {
+                    if let Some(connection) = &mut connections[index] {
+                        connection.send(&publication.form(Transport::Longpoll).bytes);
                     }
                 }
             }
             Some(saboteur) => {
-                for &index in subscribers {
+                for &index in &channel.subscribers {
                     if let Some(connection) = &mut connections[index] {
-                        saboteur.send(index, connection, &publication.frame);
+                        saboteur.send(index, connection, publication.form(connection.transport));
                     }
                 }
+                channel.waiting.retain(|&index| match &mut connections[index] {
+                    Some(connection) => saboteur.answer(connection, &publication) == sabotage::Poll::StillWaits,
+                    None => false,
+                });
             }
         }
     }
@@ -178,10 +223,8 @@ impl Raw {
         let connection = self.connections[index].take();
         let channels = connection.iter().flat_map(|connection| &connection.channels);
         for channel in channels {
-            if let Some(subscribers) = self.channels.get_mut(channel)
-                && let Some(at) = subscribers.iter().position(|&subscriber| subscriber == index)
-            {
-                subscribers.swap_remove(at);
+            if let Some(channel) = self.channels.get_mut(channel) {
+                channel.leave(index);
             }
         }
         self.free.push(index);

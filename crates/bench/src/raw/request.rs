@@ -1,19 +1,35 @@
 //! What is said to the reference, parsed no further than it needs.
 
-use fanfare_proto::server;
-use fanfare_proto::ws::{CLOSE, Header, TEXT, text_frame, unmask};
+use fanfare_proto::ws::{CLOSE, Header, TEXT, unmask};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::publication::offset_of;
+use crate::transport::Transport;
+
 /// Something to do.
 pub enum Asked {
+    /// A WebSocket for the Pusher protocol.
     Upgrade {
         key: String,
     },
     Subscribe {
         channel: String,
     },
-    Publish(Vec<Publication>),
+    /// A subscription by `/sub` that stays. `key` is a WebSocket's.
+    Listen {
+        channel: String,
+        transport: Transport,
+        key: String,
+        since: Option<u64>,
+    },
+    /// A request for what comes after `since`; if nothing is there, it waits or is told so.
+    Poll {
+        channel: String,
+        waits: bool,
+        since: Option<u64>,
+    },
+    Publish(Vec<Event>),
     /// A request that is not about publications.
     Other,
     /// A sign of life.
@@ -21,16 +37,17 @@ pub enum Asked {
     Leave,
 }
 
-/// A channel and the frame for all of its subscribers.
-pub struct Publication {
+/// What is to be published. Name and data are the JSON tokens that they came as.
+pub struct Event {
     pub channel: String,
-    pub frame: Vec<u8>,
+    pub name: String,
+    pub data: String,
 }
 
 const HEADERS_MAX: usize = 64;
 
 #[derive(Deserialize)]
-struct Event<'a> {
+struct Posted<'a> {
     #[serde(borrow)]
     name: &'a RawValue,
     channel: Option<String>,
@@ -43,7 +60,7 @@ struct Event<'a> {
 #[derive(Deserialize)]
 struct Batch<'a> {
     #[serde(borrow)]
-    batch: Vec<Event<'a>>,
+    batch: Vec<Posted<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -70,13 +87,34 @@ pub fn http(bytes: &[u8]) -> Option<(Asked, usize)> {
         let found = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(found.value).ok()
     };
-    if let Some(key) = header("sec-websocket-key") {
+    let key = header("sec-websocket-key");
+    let (path, query) = head.path.unwrap_or("").split_once('?').unwrap_or((head.path.unwrap_or(""), ""));
+    if path.starts_with("/sub/") {
+        let cursor = header("last-event-id").or(header("if-none-match")).map(|tag| tag.trim_matches('"'));
+        return Some((subscription(path, query, key, cursor.and_then(offset_of)), head_len));
+    }
+    if let Some(key) = key {
         return Some((Asked::Upgrade { key: key.to_owned() }, head_len));
     }
     let body_len: usize = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let body = bytes.get(head_len..)?.get(..body_len)?;
-    let path = head.path.unwrap_or("").split('?').next().unwrap_or("");
     Some((posted(path, body), head_len + body_len))
+}
+
+/// What `GET /sub/{key}/{channel}?transport=…` asks for.
+fn subscription(path: &str, query: &str, key: Option<&str>, since: Option<u64>) -> Asked {
+    let channel = path.rsplit('/').next().unwrap_or("").to_owned();
+    let transport = query.split('&').find_map(|pair| pair.strip_prefix("transport="));
+    let key = key.unwrap_or("").to_owned();
+    let listen = |channel, transport| Asked::Listen { channel, transport, key, since };
+    match transport {
+        Some("ws") => listen(channel, Transport::Ws),
+        Some("sse") => listen(channel, Transport::Sse),
+        Some("stream") => listen(channel, Transport::Stream),
+        Some("longpoll") => Asked::Poll { channel, waits: true, since },
+        Some("poll") => Asked::Poll { channel, waits: false, since },
+        _ => Asked::Leave,
+    }
 }
 
 fn posted(path: &str, body: &[u8]) -> Asked {
@@ -86,16 +124,16 @@ fn posted(path: &str, body: &[u8]) -> Asked {
         _ => return Asked::Other,
     };
     match events {
-        Ok(events) => Asked::Publish(events.iter().flat_map(publications).collect()),
+        Ok(events) => Asked::Publish(events.iter().flat_map(each_channel).collect()),
         Err(_) => Asked::Leave,
     }
 }
 
-fn publications<'a>(event: &'a Event<'_>) -> impl Iterator<Item = Publication> + 'a {
-    event.channels.iter().chain(&event.channel).map(|channel| {
-        let mut message = Vec::new();
-        server::event(&mut message, event.name.get(), Some(channel), event.data.get(), None);
-        Publication { channel: channel.clone(), frame: text_frame(&message) }
+fn each_channel<'a>(posted: &'a Posted<'_>) -> impl Iterator<Item = Event> + 'a {
+    posted.channels.iter().chain(&posted.channel).map(|channel| Event {
+        channel: channel.clone(),
+        name: posted.name.get().to_owned(),
+        data: posted.data.get().to_owned(),
     })
 }
 
