@@ -1,6 +1,6 @@
 //! The verbs of `fanfare-bench` (and of `fanfare bench`). Each verb's options stand in the verb's own file.
 
-use crate::{compare, connect, fanout, idle, mixed, publish, raw};
+use crate::{compare, connect, fanout, idle, longpoll, mixed, publish, raw};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,8 @@ pub enum Verb {
     Publish(publish::Options),
     /// Latency of a quiet app while another app is published to without pause
     Mixed(mixed::Options),
+    /// Rounds of long-polling: one publication answers everybody, and everybody asks again
+    Longpoll(longpoll::Options),
     /// Run a verb against `raw` and a server in turns, pinned to CPUs, and print the ratios
     Compare(compare::Options),
     /// The reference: a bare epoll loop that sends each publication to every subscriber, and nothing else

@@ -1,4 +1,4 @@
-//! `compare`: a verb against `raw` and against a server, in turns, each freshly started for each turn: the server on one
+//! `compare`: a verb against a reference (`raw`, or nginx with nchan) and against a server, in turns, each freshly started for each turn: the server on one
 //! CPU, the clients on another. The figures that differ are printed as ratios, round by round, because two runs beside each
 //! other say more than any number of runs apart.
 
@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use crate::crew::own_verb;
 use crate::machine::{Loopback, Tuned};
 use crate::report::shown;
-use crate::sys;
+use crate::target::Dialect;
+use crate::{nchan, sys};
 
 /// Options of `compare`.
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,9 @@ pub struct Options {
     /// Its arguments; {addr} and {admin} become free addresses
     #[arg(long, default_value = "serve --listen {addr} --admin-listen {admin}", allow_hyphen_values = true)]
     server_args: String,
+    /// What the server is compared with
+    #[arg(long, value_enum, default_value_t = Reference::Raw)]
+    against: Reference,
     /// How often each of the two is measured
     #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..=1_000))]
     rounds: u32,
@@ -46,6 +50,24 @@ pub struct Options {
     verb: Vec<String>,
 }
 
+/// What a server's figures are divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Reference {
+    /// A bare epoll loop of this crate
+    Raw,
+    /// nginx with Debian's libnginx-mod-nchan; for long-polling
+    Nchan,
+}
+
+impl Reference {
+    fn name(self) -> &'static str {
+        match self {
+            Reference::Raw => "raw",
+            Reference::Nchan => "nchan",
+        }
+    }
+}
+
 const DEFAULT_VERB: &str = "fanout --lockstep -n 5000 -p 200";
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -63,18 +85,22 @@ pub fn run(options: &Options) -> Result<()> {
     let mut rounds = Vec::new();
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}", options.rounds);
-        let raw = options.measure(options.raw()?)?;
+        let reference = options.measure(options.reference()?)?;
         let server = options.measure(options.server()?)?;
-        rounds.push((raw, server));
+        rounds.push((reference, server));
     }
     let rows = rows(&rounds);
     if options.json {
         println!(
             "{}",
-            json!({ "loopback_as_recommended": suits, "verb": options.verb_line(), "figures": rows_json(&rows) })
+            json!({
+                "loopback_as_recommended": suits,
+                "verb": options.verb_line(),
+                "figures": rows_json(&rows, options.against)
+            })
         );
     } else {
-        print_table(&options.verb_line(), &rows);
+        print_table(&options.verb_line(), &rows, options.against);
     }
     Ok(())
 }
@@ -91,11 +117,22 @@ impl Options {
         self.verb_words().join(" ")
     }
 
-    fn raw(&self) -> Result<Started> {
+    fn reference(&self) -> Result<Started> {
         let address = free_address()?;
-        let mut command = own_verb("raw")?;
-        command.arg("--listen").arg(address.to_string());
-        Started::start(command, address, self.server_cpu)
+        match self.against {
+            Reference::Raw => {
+                let mut command = own_verb("raw")?;
+                command.arg("--listen").arg(address.to_string());
+                Started::start(command, address, self.server_cpu)
+            }
+            Reference::Nchan => {
+                let home = nchan::Home::make(address)?;
+                let mut started = Started::start(home.command(), address, self.server_cpu)?;
+                started.dialect = Dialect::Nchan;
+                started.home = Some(home);
+                Ok(started)
+            }
+        }
     }
 
     fn server(&self) -> Result<Started> {
@@ -118,6 +155,9 @@ impl Options {
         let mut command = own_verb(verb)?;
         command.args(arguments).args(["--url", &server.address.to_string()]);
         command.args(["--server-pid", &server.process.id().to_string(), "--json"]);
+        if server.dialect == Dialect::Nchan {
+            command.args(["--dialect", "nchan"]);
+        }
         sys::bind_child(&mut command, Some(self.client_cpu));
         let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
         ensure!(output.status.success(), "`{}` failed against {}", self.verb_line(), server.name);
@@ -146,6 +186,9 @@ struct Started {
     name: String,
     process: Child,
     address: SocketAddr,
+    dialect: Dialect,
+    /// Outlives the process, which is killed first.
+    home: Option<nchan::Home>,
 }
 
 impl Started {
@@ -154,7 +197,7 @@ impl Started {
         let name = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let process = command.spawn().with_context(|| format!("starting {name}"))?;
-        let mut started = Started { name, process, address };
+        let mut started = Started { name, process, address, dialect: Dialect::Fanfare, home: None };
         started.wait_until_it_accepts()?;
         Ok(started)
     }
@@ -198,7 +241,7 @@ fn figures(report: &[u8]) -> Result<Figures> {
 /// A figure over all rounds.
 struct Row {
     name: String,
-    raw: Spread,
+    reference: Spread,
     server: Spread,
     ratio: Spread,
 }
@@ -230,32 +273,33 @@ fn rows(rounds: &[(Figures, Figures)]) -> Vec<Row> {
     };
     let row = |name: &String| {
         let pairs: Option<Vec<(f64, f64)>> =
-            rounds.iter().map(|(raw, server)| Some((*raw.get(name)?, *server.get(name)?))).collect();
-        let pairs = pairs.filter(|pairs| pairs.iter().any(|(raw, server)| raw != server))?;
+            rounds.iter().map(|(reference, server)| Some((*reference.get(name)?, *server.get(name)?))).collect();
+        let pairs = pairs.filter(|pairs| pairs.iter().any(|(reference, server)| reference != server))?;
         Some(Row {
             name: name.clone(),
-            raw: Spread::of(pairs.iter().map(|pair| pair.0).collect()),
+            reference: Spread::of(pairs.iter().map(|pair| pair.0).collect()),
             server: Spread::of(pairs.iter().map(|pair| pair.1).collect()),
-            ratio: Spread::of(pairs.iter().map(|(raw, server)| server / raw).collect()),
+            ratio: Spread::of(pairs.iter().map(|(reference, server)| server / reference).collect()),
         })
     };
     first.keys().filter_map(row).collect()
 }
 
-fn rows_json(rows: &[Row]) -> Value {
+fn rows_json(rows: &[Row], against: Reference) -> Value {
     let row = |row: &Row| {
-        let spreads = json!({ "raw": row.raw.json(), "server": row.server.json(), "ratio": row.ratio.json() });
+        let spreads =
+            json!({ against.name(): row.reference.json(), "server": row.server.json(), "ratio": row.ratio.json() });
         (row.name.clone(), spreads)
     };
     Value::Object(rows.iter().map(row).collect())
 }
 
-fn print_table(verb: &str, rows: &[Row]) {
+fn print_table(verb: &str, rows: &[Row], against: Reference) {
     println!("{verb}");
-    println!("{:<34} {:>12} {:>12} {:>24}", "medians", "raw", "server", "ratio (min .. max)");
-    for Row { name, raw, server, ratio } in rows {
+    println!("{:<34} {:>12} {:>12} {:>24}", "medians", against.name(), "server", "ratio (min .. max)");
+    for Row { name, reference, server, ratio } in rows {
         let ratios = format!("{:.3} ({:.3} .. {:.3})", ratio.median, ratio.min, ratio.max);
-        println!("{name:<34} {:>12} {:>12} {ratios:>24}", shown(raw.median), shown(server.median));
+        println!("{name:<34} {:>12} {:>12} {ratios:>24}", shown(reference.median), shown(server.median));
     }
 }
 
@@ -272,6 +316,6 @@ mod tests {
         let rows = rows(&[round(2.0, 4.0), round(4.0, 4.0), round(1.0, 3.0)]);
         assert_eq!(rows.len(), 1, "the input is left out");
         assert_eq!(rows[0].ratio, Spread { min: 1.0, median: 2.0, max: 3.0 });
-        assert_eq!(rows[0].raw.median, 2.0);
+        assert_eq!(rows[0].reference.median, 2.0);
     }
 }

@@ -7,7 +7,7 @@ use clap::value_parser;
 
 use crate::connect::listening_only;
 use crate::crew::{Clients, Crew, Roster};
-use crate::machine::Usage;
+use crate::machine::{Usage, wait_until_idle};
 use crate::report::{Output, Report};
 use crate::target::Target;
 
@@ -37,6 +37,8 @@ pub fn run(options: &Options) -> Result<()> {
     let before = Usage::of(pid)?;
     let terms = listening_only(*channels);
     let crew = Crew::muster(&Roster::listeners(target, clients, *connections, &terms))?;
+    // The last of the pollers' next requests may be on their way.
+    wait_until_idle(Some(pid))?;
     let subscribed = Usage::of(pid)?;
     let per_connection = |now: &Usage| (now.rss_bytes as f64 - before.rss_bytes as f64) / f64::from(*connections);
 

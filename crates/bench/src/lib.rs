@@ -1,15 +1,15 @@
 //! Load generator for Fanfare, judged from outside over real sockets.
 //!
 //! It knows the words on the wire (`fanfare-proto`) and nothing of the server, so the same harness drives Fanfare, the bare
-//! `raw` reference in this crate, or any other server of the same protocol.
+//! `raw` reference in this crate, any other server of the Pusher protocol, or nchan.
 //!
 //! ```text
-//!   verbs      fanout · connect · idle · publish · mixed · compare      one file each: options, run, report
+//!   verbs      fanout · connect · idle · publish · mixed · longpoll · compare      one file each: options, run, report
 //!   sending    publisher (lanes of HTTP) ── load (what to send) ── plan (which lane, which channel)
 //!   receiving  crew (starts processes) ══ control socket ══ receiver ── subscriber ── ledger (what arrived)
 //!   words      transport (what opens a subscription) · wire (WebSockets) · http · sse
 //!   both       stamp (number and time inside the data) · target
-//!   ground     machine (/proc, /sys) · sys (libc) · report
+//!   ground     machine (/proc, /sys) · sys (libc) · nchan (to compare with) · report
 //! ```
 //!
 //! Always true: every publication is accounted for at every subscriber. What is lost, doubled, out of order or altered makes
@@ -25,8 +25,10 @@ mod http;
 mod idle;
 mod ledger;
 mod load;
+mod longpoll;
 mod machine;
 mod mixed;
+mod nchan;
 mod plan;
 mod publish;
 mod publisher;
@@ -50,6 +52,7 @@ pub fn run(args: cli::Args) -> anyhow::Result<()> {
         Verb::Idle(options) => idle::run(&options),
         Verb::Publish(options) => publish::run(&options),
         Verb::Mixed(options) => mixed::run(&options),
+        Verb::Longpoll(options) => longpoll::run(&options),
         Verb::Compare(options) => compare::run(&options),
         Verb::Raw(options) => raw::run(&options),
         Verb::Receive => receiver::run(),

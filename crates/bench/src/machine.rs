@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -13,6 +14,14 @@ const RPS_CPUS: &str = "/sys/class/net/lo/queues/rx-0/rps_cpus";
 const MAX_BACKLOG: &str = "/proc/sys/net/core/netdev_max_backlog";
 /// Below it, bursts of more packets than this are dropped on loopback once RPS is on, and every latency reads 200 ms.
 const BACKLOG_RECOMMENDED: u64 = 65_535;
+
+/// Long against a system call and a scheduler's tick, short against a round of thousands of answers.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// Timers and the look itself are less, any request is more.
+const IDLE_PCT: f64 = 2.0;
+/// A server that is busy for 10 s without being asked is not going to be idle.
+const LOOKS_MAX: u32 = 2_000;
+const UNSEEN: Duration = Duration::from_millis(100);
 
 /// What a process has used up to now.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +61,25 @@ impl Usage {
         let both = system + self.user_s - earlier.user_s;
         if both > 0.0 { 100.0 * system / both } else { 0.0 }
     }
+}
+
+/// Waits until a server does nothing any more, as far as can be seen: a look every few milliseconds, and hardly any CPU time
+/// used between two of them. Without a process to look at, waits for a while.
+pub fn wait_until_idle(pid: Option<u32>) -> Result<()> {
+    let Some(pid) = pid else {
+        std::thread::sleep(UNSEEN);
+        return Ok(());
+    };
+    let mut before = Usage::of(pid)?;
+    for _ in 0..LOOKS_MAX {
+        std::thread::sleep(BETWEEN_LOOKS);
+        let now = Usage::of(pid)?;
+        if now.busy_pct_since(&before) < IDLE_PCT {
+            return Ok(());
+        }
+        before = now;
+    }
+    Ok(())
 }
 
 fn cpu_split(pid: u32) -> Result<(f64, f64)> {

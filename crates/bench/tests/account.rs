@@ -168,6 +168,27 @@ fn altered_deliveries_are_counted_as_corrupt_and_lost() {
 }
 
 #[test]
+fn a_round_of_long_polling_is_measured() {
+    let raw = Raw::start(&[]);
+    let figures = raw.report("longpoll -n 100 -k 10");
+    assert_eq!(figures["delivered"], 100 * 15);
+    assert!(figures["server_cpu_ms_per_round"].as_f64().is_some_and(|ms| ms > 0.0));
+}
+
+#[test]
+fn nchan_is_measured_by_the_same_clients() {
+    let mut command = Command::new(BENCH);
+    command.args(["compare", "--against", "nchan", "--rounds", "1", "--json", "--server", BENCH]);
+    command.args(["--server-args", "raw --listen {addr}", "--", "longpoll", "-n", "50", "-k", "5"]);
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let cpu = &report["figures"]["server_cpu_us_per_answer"];
+    assert!(cpu["nchan"]["median"].as_f64().is_some_and(|us| us > 0.0));
+    assert!(cpu["ratio"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0));
+}
+
+#[test]
 fn the_other_verbs_measure_too() {
     let raw = Raw::start(&[]);
     let positive = |figures: &Value, name: &str| figures[name].as_f64().is_some_and(|value| value > 0.0);
