@@ -1,6 +1,6 @@
 //! The verbs of `fanfare-bench` (and of `fanfare bench`). Each verb's options stand in the verb's own file.
 
-use crate::{compare, connect, fanout, idle, longpoll, mixed, publish, raw};
+use crate::{compare, connect, fanout, idle, longpoll, mixed, publish, raw, resume};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -25,6 +25,8 @@ pub enum Verb {
     Mixed(mixed::Options),
     /// Rounds of long-polling: one publication answers everybody, and everybody asks again
     Longpoll(longpoll::Options),
+    /// Cut all connections at once, publish meanwhile, and have everybody go on from their cursors
+    Resume(resume::Options),
     /// Run a verb against `raw` and a server in turns, pinned to CPUs, and print the ratios
     Compare(compare::Options),
     /// The reference: a bare epoll loop that sends each publication to every subscriber, and nothing else

@@ -4,7 +4,7 @@
 //! `raw` reference in this crate, any other server of the Pusher protocol, or nchan.
 //!
 //! ```text
-//!   verbs      fanout · connect · idle · publish · mixed · longpoll · compare      one file each: options, run, report
+//!   verbs      fanout · connect · idle · publish · mixed · longpoll · resume · compare      one file each: options, run, report
 //!   sending    publisher (lanes of HTTP) ── load (what to send) ── plan (which lane, which channel)
 //!   receiving  crew (starts processes) ══ control socket ══ receiver ── subscriber ── ledger (what arrived)
 //!   words      transport (what opens a subscription) · wire (WebSockets) · http · sse
@@ -35,6 +35,7 @@ mod publisher;
 mod raw;
 mod receiver;
 mod report;
+mod resume;
 mod sse;
 mod stamp;
 mod subscriber;
@@ -53,6 +54,7 @@ pub fn run(args: cli::Args) -> anyhow::Result<()> {
         Verb::Publish(options) => publish::run(&options),
         Verb::Mixed(options) => mixed::run(&options),
         Verb::Longpoll(options) => longpoll::run(&options),
+        Verb::Resume(options) => resume::run(&options),
         Verb::Compare(options) => compare::run(&options),
         Verb::Raw(options) => raw::run(&options),
         Verb::Receive => receiver::run(),

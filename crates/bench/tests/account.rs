@@ -57,6 +57,7 @@ impl Drop for Raw {
 
 const PLAIN: [&str; 4] = ["ws", "sse", "stream", "longpoll"];
 const FANOUT: &str = "fanout -n 20 -p 100 --warmup 10 --patience-ms 300";
+const RESUME: &str = "resume -n 40 --missed 110 --before-s 0.2 --others 5 --patience-ms 500";
 /// 110 publications to 20 subscribers.
 const DELIVERIES: u64 = 2_200;
 
@@ -165,6 +166,28 @@ fn swapped_deliveries_are_counted_as_reordered() {
 fn altered_deliveries_are_counted_as_corrupt_and_lost() {
     let figures = figures_of_failure("--corrupt");
     assert_eq!((figures["corrupt"].as_u64(), figures["lost"].as_u64()), (Some(DELIVERIES / 10), Some(DELIVERIES / 10)));
+}
+
+#[test]
+fn everybody_who_resumes_gets_what_was_missed() {
+    let raw = Raw::start(&[]);
+    for transport in ["sse", "longpoll"] {
+        let figures = raw.report(&format!("{RESUME} --transport {transport}"));
+        assert_eq!(figures["expected"], figures["delivered"], "{transport}");
+        assert!(figures["others_p99_ratio"].as_f64().is_some_and(|ratio| ratio > 0.0));
+    }
+}
+
+#[test]
+fn a_history_that_is_too_short_is_told_from_one_that_hides_it() {
+    let (output, report) = Raw::start(&["--history", "50"]).run(RESUME);
+    assert!(!output.status.success());
+    assert_eq!(report["figures"]["not_recovered"], 40);
+    assert_eq!(report["figures"]["lost"], 40 * 110, "nothing is replayed where not everything can be");
+    let (output, report) = Raw::start(&["--lossy", "10"]).run(RESUME);
+    assert!(!output.status.success());
+    assert_eq!(report["figures"]["not_recovered"], 0);
+    assert!(report["figures"]["lost"].as_u64() > Some(0));
 }
 
 #[test]
