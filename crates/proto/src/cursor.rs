@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -44,11 +45,11 @@ pub struct Place {
     pub offset: u64,
 }
 
-/// Where a client has come to, in the channels that it names and in all others.
+/// Where a client has come to, in the channels that it names and in all others; cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// By rising channel hash, all of one app; 1 to [`PLACES_MAX`].
-    places: Vec<Place>,
+    places: Arc<[Place]>,
     settled: u64,
 }
 
@@ -77,7 +78,7 @@ pub fn channel_hash(app: &str, channel: &str) -> u64 {
 impl Cursor {
     /// The cursor of a publication: its own place, and the stamp up to which everything had been shown before it.
     pub fn single(place: Place, settled: u64) -> Cursor {
-        Cursor { places: vec![place], settled }
+        Cursor { places: Arc::new([place]), settled }
     }
 
     /// A cursor that names as many of these places as fit, and at least one; the channels that it leaves out are resumed by
@@ -92,11 +93,10 @@ impl Cursor {
         assert!(!chosen.is_empty(), "a cursor names a place");
         debug_assert!(chosen.iter().all(|place| place.app_bits() == chosen[0].app_bits()), "a cursor is of one app");
         chosen.sort_unstable_by_key(|place| place.channel_hash);
-        let mut cursor = Cursor { places: chosen, settled };
-        while cursor.bytes().len() > BYTES_MAX {
-            cursor.places.pop();
+        while bytes(&chosen, settled).len() > BYTES_MAX {
+            chosen.pop();
         }
-        cursor
+        Cursor { places: chosen.into(), settled }
     }
 
     /// Reads a cursor's text.
@@ -127,20 +127,6 @@ impl Cursor {
     pub fn is_of_app(&self, app: &str) -> bool {
         self.places[0].app_bits() == mix(fnv1a(FNV_BASIS, app.as_bytes())) >> CHANNEL_BITS
     }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(BYTES_MAX);
-        let first = self.places[0];
-        out.push(FORM | self.places.len() as u8);
-        out.extend_from_slice(&first.app_bits().to_be_bytes()[5..]);
-        write_number(&mut out, self.settled);
-        for (index, place) in self.places.iter().enumerate() {
-            out.extend_from_slice(&place.channel_hash.to_be_bytes()[3..]);
-            write_number(&mut out, if index == 0 { place.epoch } else { distance(first.epoch, place.epoch) });
-            write_number(&mut out, place.offset);
-        }
-        out
-    }
 }
 
 impl Place {
@@ -151,7 +137,7 @@ impl Place {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.bytes()))
+        f.write_str(&URL_SAFE_NO_PAD.encode(bytes(&self.places, self.settled)))
     }
 }
 
@@ -161,6 +147,20 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, BadCursor> {
         Cursor::parse(text)
     }
+}
+
+fn bytes(places: &[Place], settled: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(BYTES_MAX);
+    let first = places[0];
+    out.push(FORM | places.len() as u8);
+    out.extend_from_slice(&first.app_bits().to_be_bytes()[5..]);
+    write_number(&mut out, settled);
+    for (index, place) in places.iter().enumerate() {
+        out.extend_from_slice(&place.channel_hash.to_be_bytes()[3..]);
+        write_number(&mut out, if index == 0 { place.epoch } else { distance(first.epoch, place.epoch) });
+        write_number(&mut out, place.offset);
+    }
+    out
 }
 
 /// The cursor that these bytes are, all of them.
@@ -184,7 +184,7 @@ fn read(mut bytes: &[u8]) -> Option<Cursor> {
         }
         places.push(place);
     }
-    bytes.is_empty().then_some(Cursor { places, settled })
+    bytes.is_empty().then_some(Cursor { places: places.into(), settled })
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {

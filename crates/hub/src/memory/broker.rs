@@ -11,6 +11,7 @@
 //! - what nobody subscribed to and nobody is to remember ends here: it costs a look into a table, and no task.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::snapshot::Snapshot;
 use super::table::{Common, Outcome, Table};
 use crate::broker::{
     Broker, BrokerError, BrokerEvents, Cached, Delivery, History, InFlight, Mark, Post, Published, Since,
@@ -63,15 +65,45 @@ struct Stripe {
 impl MemoryBroker {
     /// Starts its tasks on the current tokio runtime. `epoch` must be later than any of an earlier start.
     pub fn start(events: Arc<dyn BrokerEvents>, epoch: u64) -> Self {
-        let common = Common::new(epoch, epoch + 1, 1);
+        Self::run(events, Common::new(epoch, epoch + 1, 1), 0)
+    }
+
+    /// As [`MemoryBroker::start`], going on where another life stopped.
+    pub fn resume(events: Arc<dyn BrokerEvents>, epoch: u64, snapshot: Snapshot) -> Self {
+        let Snapshot { life, epoch: next, stamp, forgotten, streams, mut keys } = snapshot;
+        let broker = Self::run(events, Common::new(life, next.max(epoch + 1), stamp), forgotten);
+        for (key, stream) in streams {
+            lock(&broker.stripe(&key).table).adopt(key, stream);
+        }
+        keys.sort_unstable_by_key(|(_, first)| first.expires_at);
+        for (name, first) in keys {
+            lock(&broker.stripe(&name.0).table).adopt_key(name, first);
+        }
+        for stripe in broker.stripes.iter() {
+            lock(&stripe.table).adopted();
+        }
+        broker
+    }
+
+    fn run(events: Arc<dyn BrokerEvents>, common: Arc<Common>, forgotten: u64) -> Self {
         let stripes = (0..STRIPES).map(|_| {
             let (queue, inbox) = mpsc::channel(QUEUE_MAX);
-            let table = Arc::new(Mutex::new(Table::new(common.clone(), 0)));
+            let table = Arc::new(Mutex::new(Table::new(common.clone(), forgotten)));
             let clerk = Clerk { events: events.clone(), common: common.clone(), table: table.clone() };
             tokio::spawn(clerk.run(inbox));
             Stripe { queue, table }
         });
         MemoryBroker { stripes: stripes.collect(), common, hasher: RandomState::new() }
+    }
+
+    /// Closes, and takes out everything that another life needs to go on.
+    pub async fn save(&self) -> Snapshot {
+        self.close().await;
+        let (epoch, stamp) = (self.common.epochs.load(Ordering::Relaxed), self.common.stamps.next());
+        let (streams, keys) = Default::default();
+        let mut snapshot = Snapshot { life: self.common.life, epoch, stamp, forgotten: 0, streams, keys };
+        self.stripes.iter().for_each(|stripe| lock(&stripe.table).empty_into(&mut snapshot));
+        snapshot
     }
 
     fn stripe(&self, key: &ChannelKey) -> &Stripe {

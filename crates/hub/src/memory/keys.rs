@@ -16,7 +16,7 @@ use crate::key::ChannelKey;
 const KEYS_MAX: usize = 16_384;
 
 /// A channel's name, and the key that a publisher used on it.
-type Name = (ChannelKey, Arc<str>);
+pub type Name = (ChannelKey, Arc<str>);
 
 /// What is known of a key.
 #[derive(Clone, Copy, Debug)]

@@ -3,9 +3,11 @@
 mod broker;
 mod keys;
 mod presence;
+mod snapshot;
 mod stamps;
 mod stream;
 mod table;
 
 pub use broker::MemoryBroker;
 pub use presence::MemoryPresence;
+pub use snapshot::{BadSnapshot, Snapshot};

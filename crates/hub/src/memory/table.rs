@@ -16,7 +16,8 @@ use fanfare_proto::cursor::Cursor;
 use hashbrown::HashMap;
 use tokio::time::Instant;
 
-use super::keys::{First, Keys};
+use super::keys::{First, Keys, Name};
+use super::snapshot::Snapshot;
 use super::stamps::Stamps;
 use super::stream::{Gone, Newest, Stream, weight};
 use crate::broker::{Cached, Held, History, HistoryRule, Keep, Mark, Post, Since, StreamPosition};
@@ -90,7 +91,7 @@ pub struct Table {
     common: Arc<Common>,
     streams: HashMap<ChannelKey, Stream>,
     tenants: HashMap<Box<str>, Tenant>,
-    pub forgotten: u64,
+    forgotten: u64,
     pub closed: bool,
 }
 
@@ -247,11 +248,12 @@ impl Table {
         });
     }
 
-    /// Everything that another life would need; nothing is left here.
-    pub fn take(&mut self) -> (Vec<(ChannelKey, Stream)>, Vec<((ChannelKey, Arc<str>), First)>) {
-        let streams = std::mem::take(&mut self.streams).into_iter().collect();
+    /// Hands over everything that another life would need; nothing is left here.
+    pub fn empty_into(&mut self, snapshot: &mut Snapshot) {
+        snapshot.streams.extend(self.streams.drain());
         let tenants = std::mem::take(&mut self.tenants).into_values();
-        (streams, tenants.flat_map(|tenant| tenant.keys.into_known()).collect())
+        snapshot.keys.extend(tenants.flat_map(|tenant| tenant.keys.into_known()));
+        snapshot.forgotten = self.forgotten.max(snapshot.forgotten);
     }
 
     /// Goes on with a channel of another life.
@@ -266,7 +268,7 @@ impl Table {
     }
 
     /// Goes on with an idempotency key of another life.
-    pub fn adopt_key(&mut self, name: (ChannelKey, Arc<str>), first: First) {
+    pub fn adopt_key(&mut self, name: Name, first: First) {
         tenant(&mut self.tenants, &self.common, name.0.app()).keys.put(name, first);
     }
 
