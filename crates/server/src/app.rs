@@ -2,13 +2,13 @@
 //!
 //! Start: listeners are bound first, so that a wrong address is found before anything runs; then the loops' mailboxes,
 //! the hub over them, the loops themselves, the doors. Stop: readiness turns off, the doors close, connections are closed
-//! over the drain time, what was accepted is delivered. A second signal ends the process at once.
+//! over the drain time, what was accepted is delivered, histories are written. A second signal ends the process at once.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use fanfare_hub::Hub;
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::api::Api;
 use crate::apps::{Apps, Changed};
 use crate::config::{Config, Source};
+use crate::data::{DataDir, now_ms};
 use crate::edge::certificates::Certificates;
 use crate::edge::door::{self, Door, Http};
 use crate::edge::upgrade::Gatekeeper;
@@ -49,6 +50,8 @@ struct Node {
     source: Source,
     apps: Apps,
     tokens: Tokens,
+    data: Option<DataDir>,
+    broker: MemoryBroker,
     hub: Hub,
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
@@ -90,12 +93,30 @@ impl Node {
             (0..n).map(|_| shard_loop::prepare()).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let routes =
             Arc::new(Routes::new(mailboxes, Arc::new(PusherForms { deflate_bytes_min: config.deflate_min_bytes })));
-        let broker = MemoryBroker::start(routes.clone(), epoch());
-        let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
+        let data = config.data_dir.as_deref().map(DataDir::open).transpose()?.flatten();
+        let broker = match data.as_ref().and_then(DataDir::take_history) {
+            Some(snapshot) => MemoryBroker::resume(routes.clone(), epoch(), snapshot),
+            None => MemoryBroker::start(routes.clone(), epoch()),
+        };
+        let hub = Hub::start(routes, Arc::new(broker.clone()), Arc::new(MemoryPresence::default()));
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
         let gatekeeper = Gatekeeper { apps: apps.clone(), settings: settings.clone(), occupancy };
         let threads = start_loops(prepared, &gatekeeper, &hub.requests())?;
-        Ok(Node { config, source, apps, tokens, hub, loops, threads, gatekeeper, certificates, public, admin })
+        Ok(Node {
+            config,
+            source,
+            apps,
+            tokens,
+            data,
+            broker,
+            hub,
+            loops,
+            threads,
+            gatekeeper,
+            certificates,
+            public,
+            admin,
+        })
     }
 
     async fn run(self) -> anyhow::Result<()> {
@@ -139,7 +160,11 @@ impl Node {
         ready.store(false, Ordering::Relaxed);
         stop.send_replace(true);
         tokio::select! {
-            () = drain(&self.loops, self.threads, &self.hub, self.config.drain_s) => {}
+            () = drain(&self.loops, self.threads, &self.hub, self.config.drain_s) => {
+                if let Some(data) = &self.data {
+                    data.put_history(&self.broker.save().await);
+                }
+            }
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
@@ -217,6 +242,5 @@ async fn drain(loops: &[LoopHandle], threads: Vec<JoinHandle<()>>, hub: &Hub, dr
 
 /// Later than that of every earlier start, with room for a thousand new epochs in each millisecond between.
 fn epoch() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    (since.as_millis() as u64) << 10
+    now_ms() << 10
 }

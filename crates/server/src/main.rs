@@ -7,6 +7,7 @@ mod app;
 mod apps;
 mod cli;
 mod config;
+mod data;
 mod demo;
 mod edge;
 mod limits;

@@ -12,6 +12,7 @@ mod protocol {
     mod channels;
     mod client_events;
     mod connecting;
+    mod data_dir;
     mod deflate;
     mod liveness;
     mod order;

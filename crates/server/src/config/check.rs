@@ -136,11 +136,11 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
     }
 }
 
-/// An empty path is none: nothing is to be written.
+/// An empty path is none: nothing is to be written. Nor is it for a server on any free port, which none will come back to.
 fn data_dir(written: Option<At<String>>, port: u16) -> Option<PathBuf> {
     match written {
         Some(at) => Some(PathBuf::from(at.value)).filter(|path| !path.as_os_str().is_empty()),
-        None => Some(default_data_dir(port)),
+        None => (port != 0).then(|| default_data_dir(port)),
     }
 }
 

@@ -100,6 +100,7 @@ fn what_the_example_shows_commented_out_is_the_default_too() {
 fn servers_on_other_ports_keep_their_data_elsewhere() {
     let dir = |text: &str| load(text).expect("sound").data_dir;
     assert_eq!(dir("listen = \"127.0.0.1:7001\""), Some("fanfare-data/7001".into()));
+    assert_eq!(dir("listen = \"127.0.0.1:0\""), None);
     assert_eq!(dir("data_dir = \"/var/lib/fanfare\""), Some("/var/lib/fanfare".into()));
     assert_eq!(dir("data_dir = \"\""), None);
     let flags = Flags { data_dir: Some("here".into()), ..Flags::default() };
