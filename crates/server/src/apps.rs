@@ -12,7 +12,7 @@
 use crate::config::{AppSettings, Config, Key, Retention, Secret};
 use crate::limits::{PublishRate, RetryAfter, Window};
 use arc_swap::ArcSwap;
-use fanfare_hub::{HistoryRule, Keep};
+use fanfare_hub::{HistoryRule, Idempotency, Keep};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -78,6 +78,12 @@ impl App {
         let rule = self.history_rule(channel);
         let rule = rule.map(|Retention { messages, bytes, ttl }| HistoryRule { messages, bytes, ttl, app_bytes_max });
         Keep { history: rule, newest: cache.then_some(Duration::from_secs(self.limits.cache_ttl_s.into())) }
+    }
+
+    /// How a repeat of a publication with this key is known; `None`: the app does not look for repeats.
+    pub fn idempotency(&self, key: &Arc<str>) -> Option<Idempotency> {
+        let window = Duration::from_secs(self.idempotency_s.into());
+        (!window.is_zero()).then(|| Idempotency { key: key.clone(), window })
     }
 
     /// Counts one more connection, unless the app has as many as it may.

@@ -1,6 +1,6 @@
 //! Questions about channels: which are occupied, by how many, by whom, and what was last said.
 
-use fanfare_hub::{Cached, Counts, Hub};
+use fanfare_hub::{Cached, Counts, Hub, Since};
 use fanfare_proto::sign::SignedQuery;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -9,6 +9,7 @@ use super::Answer;
 use super::error::Refused;
 use super::events::Target;
 use super::info::{Attributes, BadInfo, Info};
+use super::receipt::Position;
 use crate::apps::App;
 
 /// `GET /channels`
@@ -33,6 +34,8 @@ pub async fn one(hub: &Hub, app: &App, name: &str, query: &SignedQuery<'_>) -> A
         attributes: Attributes,
         #[serde(skip_serializing_if = "Option::is_none")]
         cache: Option<Option<Newest>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        position: Option<Position>,
     }
     let target = Target::parse(app, name)?;
     let info = Info::parse(query.param("info").unwrap_or_default())?;
@@ -41,8 +44,12 @@ pub async fn one(hub: &Hub, app: &App, name: &str, query: &SignedQuery<'_>) -> A
     }
     let counts = hub.counts(&target.key).await?;
     let cache = if info.cache { Some(hub.cached(&target.key).await?.map(Newest::from)) } else { None };
+    let position = match info.position {
+        true => Some(Position::of(&target.key, &hub.history(&target.key, &Since::Now, 0).await?.now)),
+        false => None,
+    };
     let attributes = info.attributes(counts, target.presence);
-    Ok(super::ok(&Channel { occupied: is_occupied(counts), attributes, cache }))
+    Ok(super::ok(&Channel { occupied: is_occupied(counts), attributes, cache, position }))
 }
 
 /// `GET /channels/{name}/users`
@@ -90,20 +97,21 @@ fn no_presence(channel: &str) -> Refused {
 
 /// `{"channels":{name:{…}}}`: an object even when it is empty, as PHP takes it for one.
 #[derive(Serialize)]
-pub struct Channels<'a> {
+#[serde(bound = "T: Serialize")]
+pub struct Channels<'a, T> {
     #[serde(serialize_with = "as_map")]
-    channels: Vec<(&'a str, Attributes)>,
+    channels: Vec<(&'a str, T)>,
 }
 
-impl<'a> Channels<'a> {
+impl<'a, T> Channels<'a, T> {
     /// These channels, each once.
-    pub fn of(channels: impl Iterator<Item = (&'a str, Attributes)>) -> Self {
-        Channels { channels: channels.collect() }
+    pub fn of(channels: impl IntoIterator<Item = (&'a str, T)>) -> Self {
+        Channels { channels: channels.into_iter().collect() }
     }
 }
 
-fn as_map<S: Serializer>(pairs: &[(&str, Attributes)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(pairs.iter().copied())
+fn as_map<T: Serialize, S: Serializer>(pairs: &[(&str, T)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, told)| (name, told)))
 }
 
 /// The newest event of a cache channel.

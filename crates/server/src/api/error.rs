@@ -11,8 +11,10 @@ use super::auth::Denied;
 use super::body::BadBody;
 use super::dev::BadAsk;
 use super::events::BadEvent;
+use super::history::BadHistory;
 use super::info::BadInfo;
 use super::json;
+use super::plain::BadPlain;
 use super::revoke::BadRevoke;
 use crate::limits::RetryAfter;
 
@@ -25,7 +27,7 @@ pub enum Refused {
     /// The path leads nowhere.
     #[error(
         "nothing is here: expected /apps/{{app_id}}/ and then events, batch_events, channels, channels/{{name}}, \
-         channels/{{name}}/users, tokens/revoke or users/{{id}}/terminate_connections"
+         channels/{{name}}/users, channels/{{name}}/history, tokens/revoke or users/{{id}}/terminate_connections; or /pub/{{app_key}}/{{channel}}"
     )]
     Nowhere,
     /// The path answers to another method.
@@ -58,6 +60,12 @@ pub enum Refused {
     /// The authorisation request of a client under development is wrong.
     #[error(transparent)]
     Ask(#[from] BadAsk),
+    /// No history can be asked for like that.
+    #[error(transparent)]
+    History(#[from] BadHistory),
+    /// Nothing can be published over plain HTTP like that.
+    #[error(transparent)]
+    Plain(#[from] BadPlain),
     /// What is to be revoked is not said, or not to be remembered.
     #[error(transparent)]
     Revoke(#[from] BadRevoke),
@@ -84,6 +92,8 @@ impl Refused {
             Refused::Denied(_) => StatusCode::UNAUTHORIZED,
             Refused::Body(bad) => bad.status(),
             Refused::Event(bad) => bad.status(),
+            Refused::History(bad) => bad.status(),
+            Refused::Plain(bad) => bad.status(),
             Refused::Revoke(bad) => bad.status(),
             Refused::Info(_) | Refused::Ask(_) => StatusCode::BAD_REQUEST,
             Refused::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,

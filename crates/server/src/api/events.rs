@@ -26,6 +26,9 @@ use crate::limits::Limits;
 /// What only the server itself may say. A publisher could otherwise feign a subscription, or a member.
 const RESERVED: [&str; 3] = ["pusher:", "pusher_internal:", "fanfare:"];
 
+/// Bytes of an event's id or an idempotency key: a UUID has 36, two digests in hexadecimal 128.
+const WORD_LEN_MAX: usize = 128;
+
 /// Something to publish.
 #[derive(Debug)]
 pub struct Event {
@@ -39,6 +42,12 @@ pub struct Event {
     pub except: Option<SocketId>,
     /// What the answer tells of each channel.
     pub info: Info,
+    /// The publisher's own id for it.
+    pub event_id: Option<Arc<str>>,
+    /// The publisher's word for this post: the same word within the app's window is the same post.
+    pub idempotency_key: Option<Arc<str>>,
+    /// The media type that its publisher named.
+    pub content_type: Option<Arc<str>>,
 }
 
 /// A channel to publish to.
@@ -124,6 +133,12 @@ pub enum BadEvent {
     /// No socket can have this id.
     #[error("socket_id: {0}")]
     SocketId(#[from] BadSocketId),
+    /// An id or a key that is empty, too long, or could not stand in a header.
+    #[error("{field} must have 1 to {WORD_LEN_MAX} bytes, and no control characters among them")]
+    Word {
+        /// Where it was found.
+        field: &'static str,
+    },
     /// The answer cannot tell what was asked.
     #[error(transparent)]
     Info(#[from] BadInfo),
@@ -155,6 +170,10 @@ struct Written<'a> {
     socket_id: Option<Text<'a>>,
     #[serde(borrow)]
     info: Option<Text<'a>>,
+    #[serde(borrow)]
+    event_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    idempotency_key: Option<Text<'a>>,
 }
 
 /// `null` is data like any other.
@@ -209,14 +228,23 @@ impl Event {
         body: &str,
     ) -> Result<Self, BadEvent> {
         let name = name.ok_or(BadEvent::Missing("name"))?;
+        let event = Event::of_text(app, name, &[channel], body)?;
+        Ok(Event { except: socket_id.map(str::parse).transpose()?, ..event })
+    }
+
+    /// Makes an event of a text.
+    pub fn of_text(app: &App, name: &str, channels: &[impl AsRef<str>], text: &str) -> Result<Self, BadEvent> {
         check_name(name, &app.limits)?;
-        let data = checked_data(json::json_string_token(body).into(), &app.limits)?;
+        let data = checked_data(json::json_string_token(text).into(), &app.limits)?;
         Ok(Event {
             name: json::json_string_token(name).into(),
             data: (*data).into(),
-            targets: vec![Target::parse(app, channel)?],
-            except: socket_id.map(str::parse).transpose()?,
+            targets: targets(app, channels)?,
+            except: None,
             info: Info::default(),
+            event_id: None,
+            idempotency_key: None,
+            content_type: None,
         })
     }
 
@@ -233,7 +261,7 @@ impl<'a> Written<'a> {
         json::object(text).map_err(BadEvent::Body)
     }
 
-    fn checked(&self, app: &App, channels: &[Text<'_>]) -> Result<Event, BadEvent> {
+    fn checked(&self, app: &App, channels: &[impl AsRef<str>]) -> Result<Event, BadEvent> {
         let data = string_token(self.data.ok_or(BadEvent::Missing("data"))?);
         let info = self.info.as_ref().map_or(Ok(Info::default()), |info| Info::parse_counts(&info.0))?;
         Ok(Event {
@@ -242,6 +270,9 @@ impl<'a> Written<'a> {
             targets: targets(app, channels)?,
             except: self.socket_id.as_ref().map(|id| id.0.parse()).transpose()?,
             info,
+            event_id: self.event_id.as_ref().map(|id| word("event_id", &id.0)).transpose()?,
+            idempotency_key: self.idempotency_key.as_ref().map(|key| word("idempotency_key", &key.0)).transpose()?,
+            content_type: None,
         })
     }
 
@@ -263,20 +294,27 @@ fn check_name(name: &str, limits: &Limits) -> Result<(), BadEvent> {
     }
 }
 
+/// An event's id or an idempotency key. Subscribers are told an id in a header, among other places.
+pub fn word(field: &'static str, text: &str) -> Result<Arc<str>, BadEvent> {
+    let sound = (1..=WORD_LEN_MAX).contains(&text.len()) && !text.contains(char::is_control);
+    if sound { Ok(text.into()) } else { Err(BadEvent::Word { field }) }
+}
+
 /// The token, if what it holds is short enough: escapes are not held against the publisher.
 fn checked_data<'a>(token: Cow<'a, str>, limits: &Limits) -> Result<Cow<'a, str>, BadEvent> {
     let (found, max) = (string_token_len(&token), limits.payload_bytes_max);
     if found > max { Err(BadEvent::TooMuchData { found, max }) } else { Ok(token) }
 }
 
-fn targets(app: &App, channels: &[Text<'_>]) -> Result<Vec<Target>, BadEvent> {
+/// The channels of these names, each once.
+pub fn targets(app: &App, channels: &[impl AsRef<str>]) -> Result<Vec<Target>, BadEvent> {
     let (found, max) = (channels.len(), app.limits.publish_channels_max);
     if found == 0 || found > max {
         return Err(BadEvent::ChannelsLength { found, max });
     }
     let mut targets: Vec<Target> = Vec::with_capacity(found);
-    for Text(name) in channels {
-        let target = Target::parse(app, name)?;
+    for name in channels {
+        let target = Target::parse(app, name.as_ref())?;
         if !targets.iter().any(|known| known.key == target.key) {
             targets.push(target);
         }
@@ -379,6 +417,10 @@ mod tests {
         says(r#"{"name":"n","data":"","channel":"a b"}"#, "' ' in a channel name");
         says(r#"{"name":"n","data":"","channels":["a","private-encrypted-b"]}"#, "to that channel alone");
         says(r#"{"name":"n","data":"","channel":"c","socket_id":"1:2"}"#, "socket_id: a socket id is two numbers");
+        says(r#"{"name":"n","data":"","channel":"c","event_id":""}"#, "event_id must have 1 to 128 bytes");
+        says(r#"{"name":"n","data":"","channel":"c","event_id":"a\nb"}"#, "no control characters");
+        let long = format!(r#"{{"name":"n","data":"","channel":"c","idempotency_key":"{}"}}"#, "k".repeat(129));
+        says(&long, "idempotency_key must have 1 to 128 bytes");
         says(r#"{"name":"n","data":"","channel":"c","info":"cache"}"#, "of a single channel only");
     }
 

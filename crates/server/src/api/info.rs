@@ -12,17 +12,21 @@ pub struct Info {
     pub subscription_count: bool,
     /// The newest event, of cache channels.
     pub cache: bool,
+    /// The end of the channel's stream.
+    pub position: bool,
 }
 
 /// Why `info` cannot be answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadInfo {
     /// There is no such attribute.
-    #[error("info: unknown attribute {0:?}, expected user_count, subscription_count or (of one channel) cache")]
+    #[error(
+        "info: unknown attribute {0:?}, expected user_count, subscription_count or (of one channel) cache, position"
+    )]
     Unknown(String),
-    /// Only the question about a single channel tells its newest event.
-    #[error("info: cache can be asked of a single channel only")]
-    CacheOfMany,
+    /// Only the question about a single channel tells what is stored of it.
+    #[error("info: {0} can be asked of a single channel only")]
+    StoredOfMany(&'static str),
     /// Only presence channels know their users.
     #[error("user_count is known of presence channels only: filter_by_prefix must begin with presence-")]
     UserCountOfAll,
@@ -43,6 +47,7 @@ impl Info {
                 "user_count" => info.user_count = true,
                 "subscription_count" => info.subscription_count = true,
                 "cache" => info.cache = true,
+                "position" => info.position = true,
                 other => return Err(BadInfo::Unknown(other.to_owned())),
             }
         }
@@ -52,7 +57,11 @@ impl Info {
     /// Reads what can be told of many channels at once.
     pub fn parse_counts(text: &str) -> Result<Self, BadInfo> {
         let info = Info::parse(text)?;
-        if info.cache { Err(BadInfo::CacheOfMany) } else { Ok(info) }
+        match info {
+            Info { cache: true, .. } => Err(BadInfo::StoredOfMany("cache")),
+            Info { position: true, .. } => Err(BadInfo::StoredOfMany("position")),
+            counts => Ok(counts),
+        }
     }
 
     /// Whether nothing was asked for.
@@ -84,17 +93,18 @@ mod tests {
 
     #[test]
     fn attributes_are_separated_by_commas() {
-        let both = Info { user_count: true, subscription_count: true, cache: false };
+        let both = Info { user_count: true, subscription_count: true, ..Info::default() };
         assert_eq!(Info::parse("user_count,subscription_count"), Ok(both));
         assert_eq!(Info::parse("subscription_count, user_count,"), Ok(both));
         assert_eq!(Info::parse(""), Ok(Info::default()));
         assert_eq!(Info::parse("users"), Err(BadInfo::Unknown("users".into())));
-        assert_eq!(Info::parse_counts("cache"), Err(BadInfo::CacheOfMany));
+        assert_eq!(Info::parse_counts("cache"), Err(BadInfo::StoredOfMany("cache")));
+        assert_eq!(Info::parse_counts("position"), Err(BadInfo::StoredOfMany("position")));
     }
 
     #[test]
     fn users_are_told_of_presence_channels_only() {
-        let info = Info { user_count: true, subscription_count: true, cache: false };
+        let info = Info { user_count: true, subscription_count: true, ..Info::default() };
         let told = |presence| serde_json::to_string(&info.attributes(Counts { subscribers: 3, users: 2 }, presence));
         assert_eq!(told(true).expect("numbers"), r#"{"user_count":2,"subscription_count":3}"#);
         assert_eq!(told(false).expect("numbers"), r#"{"subscription_count":3}"#);

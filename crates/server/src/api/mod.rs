@@ -1,16 +1,18 @@
-//! The HTTP API, as Pusher's server libraries speak it.
+//! The HTTP API, as Pusher's server libraries speak it, and plain publishing.
 //!
 //! Routed by hand, on the path as it was sent: signatures are made over that, and a user id may hold slashes.
 //!
-//! Always true: nothing of an app is read or changed before the signature of the whole request has been verified; a
-//! refusal says what was expected, as JSON.
+//! Always true: nothing of an app is read or changed before the signature of the whole request, or the bearer of a plain
+//! one, has been verified; a refusal says what was expected, as JSON.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `route` | what a path asks for |
 //! | `auth`, `body` | whether the app itself asks; reading a body within bounds |
 //! | `events`, `publish` | what is posted, and its way into the hub |
-//! | `channels`, `info` | questions about channels, and what is told |
+//! | `receipt` | where it went |
+//! | `plain`, `cors` | publishing with a secret or a token instead of a signature, also from pages |
+//! | `channels`, `history`, `info` | questions about channels, and what is told |
 //! | `revoke` | taking tokens back |
 //! | `dev` | authorisation for clients under development |
 //! | `error` | every refusal, and its status |
@@ -20,11 +22,15 @@
 mod auth;
 mod body;
 mod channels;
+mod cors;
 mod dev;
 mod error;
 mod events;
+mod history;
 mod info;
+mod plain;
 mod publish;
+mod receipt;
 mod revoke;
 mod route;
 #[cfg(test)]
@@ -93,6 +99,7 @@ impl Api {
                 self.signed(head, path, app, resource, body).await
             }
             (_, Route::Grant(grant)) => self.grant(head, grant, body).await,
+            (_, Route::Plain { key, channels }) => Ok(plain::answer(self, head, &key, &channels, body).await),
         }
     }
 
@@ -136,6 +143,7 @@ impl Api {
             Resource::ChannelEvents(name) => self.publisher.body(app, &name, query, body).await,
             Resource::Channels => channels::list(&self.hub, app, query).await,
             Resource::Channel(name) => channels::one(&self.hub, app, &name, query).await,
+            Resource::History(name) => history::history(&self.hub, app, &name, query).await,
             Resource::Members(name) => channels::members(&self.hub, app, &name).await,
             Resource::Stats(name) => channels::stats(&self.hub, app, &name).await,
             Resource::Terminate(user) => self.terminate(app, &user).await,

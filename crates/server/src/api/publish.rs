@@ -4,9 +4,9 @@
 //! - all events of a request are counted and given room together, or none is published;
 //! - events on one channel are published in the order in which they were posted; channels do not wait for each other.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fanfare_hub::{BrokerError, ChannelKey, Hub, Keep, Publication};
+use fanfare_hub::{BrokerError, ChannelKey, Hub, Post, Publication, Published};
 use fanfare_proto::sign::SignedQuery;
 use futures_util::future::try_join_all;
 use hyper::{Response, StatusCode};
@@ -17,6 +17,7 @@ use super::channels::Channels;
 use super::error::Refused;
 use super::events::{Event, Target};
 use super::info::{Attributes, Info};
+use super::receipt::{Receipt, Told};
 use super::{Answer, body};
 use crate::apps::App;
 
@@ -29,11 +30,12 @@ pub struct Publisher {
     started_at: Instant,
 }
 
-/// One publication, addressed.
+/// One publication, addressed; the number tells which of the request's it is.
 struct Letter<'e> {
+    at: usize,
     key: &'e ChannelKey,
     publication: Publication,
-    keep: Keep,
+    post: Post,
 }
 
 impl Publisher {
@@ -45,32 +47,32 @@ impl Publisher {
     /// `POST /events`
     pub async fn event(&self, app: &App, body: &[u8]) -> Answer {
         let event = Event::parse(app, body::text(body)?)?;
-        self.publish(app, std::slice::from_ref(&event)).await?;
-        if event.info.is_empty() {
+        let published = self.publish(app, std::slice::from_ref(&event)).await?;
+        if tells_nothing(&event) {
             return Ok(super::empty_object());
         }
         let mut told = Vec::with_capacity(event.targets.len());
-        for target in &event.targets {
-            told.push((target.key.name(), self.attributes(event.info, target).await?));
+        for (target, published) in event.targets.iter().zip(&published) {
+            told.push((target.key.name(), self.told(&event, target, published).await?));
         }
-        Ok(super::ok(&Channels::of(told.into_iter())))
+        Ok(super::ok(&Channels::of(told)))
     }
 
     /// `POST /batch_events`
     pub async fn batch(&self, app: &App, body: &[u8]) -> Answer {
         #[derive(Serialize)]
         struct Batch {
-            batch: Vec<Attributes>,
+            batch: Vec<Told>,
         }
         let events = Event::parse_batch(app, body::text(body)?)?;
-        self.publish(app, &events).await?;
-        if events.iter().all(|event| event.info.is_empty()) {
+        let published = self.publish(app, &events).await?;
+        if events.iter().all(tells_nothing) {
             return Ok(super::empty_object());
         }
         let mut batch = Vec::with_capacity(events.len());
-        for event in &events {
+        for (event, published) in events.iter().zip(&published) {
             let target = event.targets.first().expect("every event has a channel");
-            batch.push(self.attributes(event.info, target).await?);
+            batch.push(self.told(event, target, published).await?);
         }
         Ok(super::ok(&Batch { batch }))
     }
@@ -85,15 +87,22 @@ impl Publisher {
         Ok(response)
     }
 
-    async fn attributes(&self, info: Info, target: &Target) -> Result<Attributes, Refused> {
+    /// Where the event went is told to publishers that may post it again.
+    async fn told(&self, event: &Event, target: &Target, published: &Published) -> Result<Told, Refused> {
+        let receipt = event.idempotency_key.is_some().then(|| Receipt::of(&target.key, published));
+        Ok(Told { attributes: self.attributes(event.info, target).await?, receipt })
+    }
+
+    /// What `info` asks of the channel.
+    pub async fn attributes(&self, info: Info, target: &Target) -> Result<Attributes, Refused> {
         if info.is_empty() {
             return Ok(Attributes::default());
         }
         Ok(info.attributes(self.hub.counts(&target.key).await?, target.presence))
     }
 
-    /// Publishes all of `events`, which are of one request.
-    async fn publish(&self, app: &App, events: &[Event]) -> Result<(), Refused> {
+    /// Publishes all of `events`, which are of one request, and says of each target of each event what became of it.
+    pub async fn publish(&self, app: &App, events: &[Event]) -> Result<Vec<Published>, Refused> {
         let n: usize = events.iter().map(|event| event.targets.len()).sum();
         let now_ms = self.started_at.elapsed().as_millis() as u64;
         // At most `batch_max` times `publish_channels_max`.
@@ -102,14 +111,21 @@ impl Publisher {
         // The window may be smaller than the request, so shares follow from what was given.
         let share = window.num_permits() / n.max(1);
         let mut letters = letters(app, events, || window.split(share));
-        match letters.len() {
-            1 => letters.remove(0).deliver(&self.hub).await?,
-            _ => {
-                try_join_all(by_channel(letters).into_iter().map(|queue| deliver(&self.hub, queue))).await.map(drop)?
-            }
+        if letters.len() == 1 {
+            return Ok(vec![letters.remove(0).deliver(&self.hub).await?]);
         }
-        Ok(())
+        let queues = by_channel(letters).into_iter().map(|queue| deliver(&self.hub, queue));
+        let mut published = vec![Published::default(); n];
+        for (at, outcome) in try_join_all(queues).await?.into_iter().flatten() {
+            published[at] = outcome;
+        }
+        Ok(published)
     }
+}
+
+/// Whether the answer is that of Pusher to the byte.
+fn tells_nothing(event: &Event) -> bool {
+    event.info.is_empty() && event.idempotency_key.is_none()
 }
 
 /// Room for all of the events at once: taken one by one, two requests could wait for each other.
@@ -129,20 +145,29 @@ fn letters<'e>(
     events: &'e [Event],
     mut permit: impl FnMut() -> Option<OwnedSemaphorePermit>,
 ) -> Vec<Letter<'e>> {
-    let mut letter = |event: &Event, target: &'e Target| Letter {
+    let time_ms = unix_ms();
+    let targets = events.iter().flat_map(|event| event.targets.iter().map(move |target| (event, target)));
+    let letter = |(at, (event, target)): (usize, (&Event, &'e Target))| Letter {
+        at,
         key: &target.key,
         publication: Publication {
             except: event.except,
+            event_id: event.event_id.clone(),
+            content_type: event.content_type.clone(),
+            time_ms,
             permit: permit(),
             ..Publication::event(event.name.clone(), event.data.clone())
         },
-        keep: app.keep(target.key.name(), target.cache),
+        post: Post {
+            keep: app.keep(target.key.name(), target.cache),
+            idempotency: event.idempotency_key.as_ref().and_then(|key| app.idempotency(key)),
+        },
     };
-    let mut letters = Vec::new();
-    for event in events {
-        letters.extend(event.targets.iter().map(|target| letter(event, target)));
-    }
-    letters
+    targets.enumerate().map(letter).collect()
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// A queue for each channel, as the same one may be in a batch several times.
@@ -157,15 +182,16 @@ fn by_channel(letters: Vec<Letter<'_>>) -> Vec<Vec<Letter<'_>>> {
     queues
 }
 
-async fn deliver(hub: &Hub, queue: Vec<Letter<'_>>) -> Result<(), BrokerError> {
+async fn deliver(hub: &Hub, queue: Vec<Letter<'_>>) -> Result<Vec<(usize, Published)>, BrokerError> {
+    let mut published = Vec::with_capacity(queue.len());
     for letter in queue {
-        letter.deliver(hub).await?;
+        published.push((letter.at, letter.deliver(hub).await?));
     }
-    Ok(())
+    Ok(published)
 }
 
 impl Letter<'_> {
-    async fn deliver(self, hub: &Hub) -> Result<(), BrokerError> {
-        hub.publish(self.key, self.publication, self.keep).await.map(drop)
+    async fn deliver(self, hub: &Hub) -> Result<Published, BrokerError> {
+        hub.publish(self.key, self.publication, self.post).await
     }
 }

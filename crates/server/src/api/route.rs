@@ -20,6 +20,13 @@ pub enum Route<'p> {
     },
     /// What an application's own server would answer; here for the development app.
     Grant(Grant),
+    /// `/pub/{app_key}/{channel}[/{channel}…]`
+    Plain {
+        /// One of the app's keys.
+        key: Cow<'p, str>,
+        /// At least one.
+        channels: Vec<Cow<'p, str>>,
+    },
 }
 
 /// What a client under development asks to be granted.
@@ -42,6 +49,8 @@ pub enum Resource<'p> {
     Channels,
     /// `/channels/{name}`
     Channel(Cow<'p, str>),
+    /// `/channels/{name}/history`
+    History(Cow<'p, str>),
     /// `/channels/{name}/users`
     Members(Cow<'p, str>),
     /// `/channels/{name}/events`, deprecated
@@ -64,6 +73,11 @@ impl<'p> Route<'p> {
         }
         if let Some(rest) = path.strip_prefix("/users/") {
             return Some(Route::Signed { app: None, resource: termination(rest)? });
+        }
+        if let Some(rest) = path.strip_prefix("/pub/") {
+            let (key, channels) = rest.split_once('/')?;
+            let channels = channels.split('/').map(decode).collect::<Option<_>>()?;
+            return Some(Route::Plain { key: decode(key)?, channels });
         }
         let (app, rest) = path.strip_prefix("/apps/")?.split_once('/')?;
         let resource = Resource::parse(rest)?;
@@ -88,6 +102,7 @@ impl<'p> Resource<'p> {
         let name = decode(name)?;
         match part {
             "" => Some(Resource::Channel(name)),
+            "history" => Some(Resource::History(name)),
             "users" => Some(Resource::Members(name)),
             "events" => Some(Resource::ChannelEvents(name)),
             "stats" => Some(Resource::Stats(name)),
@@ -103,7 +118,11 @@ impl<'p> Resource<'p> {
             | Resource::ChannelEvents(_)
             | Resource::Terminate(_)
             | Resource::RevokeTokens => Method::POST,
-            Resource::Channels | Resource::Channel(_) | Resource::Members(_) | Resource::Stats(_) => Method::GET,
+            Resource::Channels
+            | Resource::Channel(_)
+            | Resource::History(_)
+            | Resource::Members(_)
+            | Resource::Stats(_) => Method::GET,
         }
     }
 }
@@ -134,6 +153,7 @@ mod tests {
         assert_eq!(Route::parse("/apps/1/channels"), of_app("1", Resource::Channels));
         assert_eq!(Route::parse("/apps/1/channels/a"), of_app("1", Resource::Channel("a".into())));
         assert_eq!(Route::parse("/apps/1/channels/a/users"), of_app("1", Resource::Members("a".into())));
+        assert_eq!(Route::parse("/apps/1/channels/a/history"), of_app("1", Resource::History("a".into())));
         assert_eq!(Route::parse("/apps/1/channels/a/events"), of_app("1", Resource::ChannelEvents("a".into())));
         assert_eq!(Route::parse("/apps/1/channels/a/stats"), of_app("1", Resource::Stats("a".into())));
         assert_eq!(Route::parse("/apps/1/tokens/revoke"), of_app("1", Resource::RevokeTokens));
@@ -157,6 +177,16 @@ mod tests {
         assert_eq!(Route::parse(path), of_app("1", terminate("user id/ü")));
         let path = "/apps/1/users/x/terminate_connections/terminate_connections";
         assert_eq!(Route::parse(path), of_app("1", terminate("x/terminate_connections")));
+    }
+
+    #[test]
+    fn plain_publishing_names_a_key_and_its_channels() {
+        let plain = |channels: Vec<Cow<'static, str>>| Some(Route::Plain { key: "k".into(), channels });
+        assert_eq!(Route::parse("/pub/k/a"), plain(vec!["a".into()]));
+        assert_eq!(Route::parse("/pub/k/a/%23b"), plain(vec!["a".into(), "#b".into()]));
+        for path in ["/pub", "/pub/", "/pub/k", "/pub/k/", "/pub//a", "/pub/k/a/", "/pub/k//a"] {
+            assert_eq!(Route::parse(path), None, "{path}");
+        }
     }
 
     #[test]

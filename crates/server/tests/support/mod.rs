@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub use http::Response;
 pub use pusher::Socket;
-pub use server::Server;
+pub use server::{Server, now_s};
 pub use tunnel::{Certificate, Tunnel, connect_tls};
 pub use websocket::{Frame, Refusal, WebSocket, masked_frame, opcode};
 
@@ -57,6 +57,24 @@ pub fn channel_auth(socket_id: &str, channel: &str, channel_data: Option<&str>) 
 /// `KEY:HEX`, which signs a socket in as a user.
 pub fn user_auth(socket_id: &str, user_data: &str) -> String {
     auth(&format!("{socket_id}::user::{user_data}"))
+}
+
+/// A token with these claims, good for a minute unless they say otherwise.
+pub fn token(mut claims: serde_json::Value) -> String {
+    if claims.get("exp").is_none() {
+        claims["exp"] = (now_s() + 60).into();
+    }
+    signed_token(KEY, SECRET, &claims)
+}
+
+/// A token that is signed as its header says it is.
+pub fn signed_token(key: &str, secret: &str, claims: &serde_json::Value) -> String {
+    use base64::Engine;
+    let encode = |part: &[u8]| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(part);
+    let header = serde_json::json!({"alg": "HS256", "typ": "JWT", "kid": key});
+    let text = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
+    let signature = fanfare_proto::sign::hmac_digest(secret.as_bytes(), text.as_bytes());
+    format!("{text}.{}", encode(&signature))
 }
 
 fn auth(text: &str) -> String {
