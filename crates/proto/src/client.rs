@@ -30,6 +30,10 @@ pub enum ClientMessage<'a> {
         auth: Option<Cow<'a, str>>,
         /// The exact string that the signature covers.
         channel_data: Option<Cow<'a, str>>,
+        /// The cursor from which to resume (`?positions=1`).
+        since: Option<Cow<'a, str>>,
+        /// How many of the last publications to begin with (`?positions=1`).
+        backtrack: Option<u32>,
     },
     /// `pusher:unsubscribe`.
     Unsubscribe {
@@ -124,6 +128,9 @@ struct Payload<'a> {
     channel_data: Option<Text<'a>>,
     #[serde(borrow)]
     user_data: Option<Text<'a>>,
+    #[serde(borrow)]
+    since: Option<Text<'a>>,
+    backtrack: Option<u32>,
 }
 
 impl<'a> ClientMessage<'a> {
@@ -152,6 +159,8 @@ fn subscribe(payload: Payload<'_>) -> Result<ClientMessage<'_>, BadMessage> {
         // pusher-js sends an empty auth for public channels.
         auth: payload.auth.map(|auth| auth.0).filter(|auth| !auth.is_empty()),
         channel_data: payload.channel_data.map(|data| data.0),
+        since: payload.since.map(|since| since.0),
+        backtrack: payload.backtrack,
     })
 }
 
@@ -200,6 +209,8 @@ impl<'a> Payload<'a> {
             auth: self.auth.map(Text::into_owned),
             channel_data: self.channel_data.map(Text::into_owned),
             user_data: self.user_data.map(Text::into_owned),
+            since: self.since.map(Text::into_owned),
+            backtrack: self.backtrack,
         }
     }
 }

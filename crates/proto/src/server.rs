@@ -95,6 +95,29 @@ pub fn event(out: &mut Vec<u8>, event_json: &str, channel: Option<&str>, data_js
     out.push(b'}');
 }
 
+/// Adds to the message in `out` where to resume after it, and its publisher's own id (`?positions=1`).
+pub fn positioned(out: &mut Vec<u8>, cursor: Option<&str>, event_id: Option<&str>) {
+    if out.pop_if(|last| *last == b'}').is_none() {
+        return;
+    }
+    for (name, value) in [("cursor", cursor), ("event_id", event_id)] {
+        if let Some(value) = value {
+            out.extend_from_slice(format!(r#","{name}":"#).as_bytes());
+            json_string(out, value);
+        }
+    }
+    out.push(b'}');
+}
+
+/// Adds to a `subscription_succeeded` in `out` whether everything missed follows, and where the channel stands now.
+pub fn recovered(out: &mut Vec<u8>, recovered: bool, cursor: &str) {
+    if out.pop_if(|last| *last == b'}').is_some() {
+        out.extend_from_slice(format!(r#","recovered":{recovered}"#).as_bytes());
+        out.push(b'}');
+        positioned(out, Some(cursor), None);
+    }
+}
+
 /// Who is in a presence channel, for [`subscription_succeeded`]. Members must be given once each.
 pub fn presence_data<'a>(members: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> String {
     let (mut ids, mut hash, mut count) = (Vec::new(), Vec::new(), 0u64);

@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fanfare_hub::Hub;
-use fanfare_hub::hub::{LOOPS_MAX, Requests, Routes};
+use fanfare_hub::hub::{LOOPS_MAX, Routes};
 use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
-use fanfare_hub::publication::PusherForms;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use mio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::api::Api;
 use crate::apps::{Apps, Changed};
@@ -27,8 +26,11 @@ use crate::config::{Config, Source};
 use crate::data::{DataDir, now_ms};
 use crate::edge::certificates::Certificates;
 use crate::edge::door::{self, Door, Http};
+use crate::edge::forms::Forms;
+use crate::edge::listen::Reader;
+use crate::edge::shard_loop::Kit;
 use crate::edge::upgrade::Gatekeeper;
-use crate::edge::{Body, LoopHandle, Occupancy, Order, Settings, shard_loop};
+use crate::edge::{Body, LoopHandle, Occupancy, Order, Returned, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
 use crate::tokens::Tokens;
 use crate::{config, demo};
@@ -56,6 +58,8 @@ struct Node {
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
     gatekeeper: Gatekeeper,
+    /// What loops give back to the door.
+    returned: mpsc::UnboundedReceiver<Returned>,
     certificates: Option<Certificates>,
     public: TcpListener,
     admin: TcpListener,
@@ -91,8 +95,7 @@ impl Node {
         let occupancy = Occupancy::default();
         let (prepared, mailboxes): (Vec<_>, Vec<_>) =
             (0..n).map(|_| shard_loop::prepare()).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        let routes =
-            Arc::new(Routes::new(mailboxes, Arc::new(PusherForms { deflate_bytes_min: config.deflate_min_bytes })));
+        let routes = Arc::new(Routes::new(mailboxes, Arc::new(Forms::new(config.deflate_min_bytes))));
         let data = config.data_dir.as_deref().map(DataDir::open).transpose()?.flatten();
         let broker = match data.as_ref().and_then(DataDir::take_history) {
             Some(snapshot) => MemoryBroker::resume(routes.clone(), epoch(), snapshot),
@@ -100,8 +103,17 @@ impl Node {
         };
         let hub = Hub::start(routes, Arc::new(broker.clone()), Arc::new(MemoryPresence::default()));
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
-        let gatekeeper = Gatekeeper { apps: apps.clone(), settings: settings.clone(), occupancy };
-        let threads = start_loops(prepared, &gatekeeper, &hub.requests())?;
+        let reader =
+            Reader { apps: apps.clone(), tokens: tokens.clone(), path_prefix: config.path_prefix.as_str().into() };
+        let gatekeeper = Gatekeeper {
+            apps: apps.clone(),
+            reader: reader.clone(),
+            settings: settings.clone(),
+            occupancy: occupancy.clone(),
+        };
+        let (returns, returned) = mpsc::unbounded_channel();
+        let kit = Kit { reader, settings, occupancy, requests: hub.requests(), returns };
+        let threads = start_loops(prepared, &kit)?;
         Ok(Node {
             config,
             source,
@@ -113,6 +125,7 @@ impl Node {
             loops,
             threads,
             gatekeeper,
+            returned,
             certificates,
             public,
             admin,
@@ -133,7 +146,7 @@ impl Node {
         let public = Arc::new(Public { api, apps: self.apps.clone(), answers: answers.clone() });
         let tls = self.certificates.as_ref().map(Certificates::server_config).transpose()?;
         let door = Door::new(self.gatekeeper, self.loops.clone(), public, tls, stopping.clone());
-        let mut door = tokio::spawn(door.run(self.public));
+        let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells = self.loops.iter().map(|handle| handle.stats.clone()).collect();
         let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, ready.clone()));
         // The admin listener outlives the drain, so that it can be watched.
@@ -177,19 +190,14 @@ fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     door::bind(address).with_context(|| format!("cannot listen on {address}"))
 }
 
-fn start_loops(
-    prepared: Vec<shard_loop::Prepared>,
-    gatekeeper: &Gatekeeper,
-    requests: &Requests,
-) -> anyhow::Result<Vec<JoinHandle<()>>> {
+fn start_loops(prepared: Vec<shard_loop::Prepared>, kit: &Kit) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let random = RandomState::new();
     let start = |(index, prepared): (usize, shard_loop::Prepared)| {
-        let Gatekeeper { apps, settings, occupancy } = gatekeeper.clone();
         // Numbers that JavaScript can hold, should anybody parse the halves of a socket id.
         let salt = random.hash_one(index) >> 11;
-        let requests = requests.clone();
+        let kit = kit.clone();
         let run = move || {
-            if let Err(error) = prepared.run(index, salt, apps, settings, occupancy, requests) {
+            if let Err(error) = prepared.run(index, salt, kit) {
                 tracing::error!(%error, index, "an event loop cannot poll and has ended");
             }
         };

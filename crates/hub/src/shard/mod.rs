@@ -239,6 +239,18 @@ impl<W: Wire> Shard<W> {
         self.conns.get_mut(key.slot).map(|conn| &mut conn.wire)
     }
 
+    /// The form in which a connection takes its messages.
+    pub fn form(&self, key: ConnKey) -> Option<Form> {
+        self.conn(key).map(|conn| conn.form)
+    }
+
+    /// Has a connection take its messages in another form from now on.
+    pub fn set_form(&mut self, key: ConnKey, form: Form) {
+        if self.conn(key).is_some() {
+            self.conns.get_mut(key.slot).expect("looked up above").form = form;
+        }
+    }
+
     /// The connection that holds a slot below [`Shard::slots`], if one does.
     pub fn holder(&self, slot: u32) -> Option<ConnKey> {
         self.conns.get(slot)?;

@@ -6,31 +6,91 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use fanfare_hub::ChannelKey;
+use fanfare_hub::mail::Entrance;
 use fanfare_hub::shard::{Sent, Wire};
 use fanfare_proto::ws::Assembler;
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
+use super::forms::{Format, Framing};
 use super::stream::Stream;
 use crate::apps::Usage;
 use crate::limits::Bucket;
+use crate::tokens::Claims;
 
-/// A WebSocket connection.
+/// A connection of a loop.
 #[derive(Debug)]
 pub struct Conn {
     pub stream: Stream,
     /// Where its place is counted; `None` on the echo route.
     pub usage: Option<Arc<Usage>>,
+    pub talk: Talk,
     pub assembler: Assembler,
     pub more: Option<Box<More>>,
-    /// When it last said anything, in seconds since the loop began.
+    /// The token that let it in.
+    pub claims: Option<Arc<Claims>>,
+    /// When a WebSocket last said anything, or a stream was last sent a heartbeat, in seconds since the loop began.
     pub heard_s: u32,
-    /// By when it must have authorised itself; 0 = it need not, or has.
-    pub authorize_by_s: u32,
+    /// When something ends, in seconds since the loop began: the time to authorise itself, the token, the wait of a
+    /// long-poll. 0 = nothing does.
+    pub deadline_s: u32,
     pub deflate: bool,
     /// It was pinged and has not been heard since.
     pub pinged: bool,
     /// It was stopped in the middle of its input, and goes on in a later turn.
     pub paused: bool,
+}
+
+/// Which conversation a connection is in.
+#[derive(Debug)]
+pub enum Talk {
+    /// Every message comes back (conformance tests).
+    Echo,
+    /// The Pusher protocol.
+    Pusher {
+        /// Whether it is told positions, and may resume.
+        positions: bool,
+    },
+    /// The plain WebSocket of `/sub`.
+    Socket,
+    /// A response that goes on: Server-Sent Events or lines.
+    Stream(Framing),
+    /// Long-polls, one after the other.
+    Polls(Box<Polls>),
+}
+
+/// A connection that polls.
+#[derive(Debug)]
+pub struct Polls {
+    /// The first lines of the answer that it waits for; `None` between two requests.
+    pub lead: Option<Vec<u8>>,
+    pub format: Format,
+    /// Where it goes on if there is nothing to say.
+    pub cursor: Option<String>,
+    /// It sent `If-None-Match`.
+    pub conditional: bool,
+    /// Another request may follow.
+    pub keep_alive: bool,
+}
+
+/// Subscriptions of `/sub` that are let in together, so that what they missed can be told in order.
+#[derive(Debug, Default)]
+pub struct Joining {
+    /// The first bytes of a stream: head and opening.
+    pub lead: Vec<u8>,
+    /// Those that the control plane has not answered.
+    pub awaited: Vec<Awaited>,
+    /// Those that it has, in the order in which they were asked for.
+    pub entered: Vec<(Awaited, Entrance)>,
+}
+
+/// A subscription on its way in.
+#[derive(Clone, Debug)]
+pub struct Awaited {
+    pub key: ChannelKey,
+    pub token: u32,
+    /// It asked to resume, so it is told whether that went well.
+    pub resumes: bool,
 }
 
 /// What few connections need.
@@ -42,6 +102,8 @@ pub struct More {
     pub events: Bucket,
     /// Who signed in.
     pub user: Option<User>,
+    /// Subscriptions of `/sub` that wait for each other.
+    pub joining: Option<Joining>,
     /// Presence channels, and this connection's user on each, as a JSON string token.
     pub members: Vec<(Box<str>, Box<str>)>,
 }
@@ -68,6 +130,16 @@ impl Conn {
         self.more.as_ref()?.user.as_ref()
     }
 
+    /// Gives up the rarely needed part when nothing is in it any more.
+    pub fn trim(&mut self) {
+        let empty = |more: &Box<More>| {
+            more.unread.is_empty() && more.user.is_none() && more.members.is_empty() && more.joining.is_none()
+        };
+        if !matches!(self.talk, Talk::Pusher { .. }) && self.more.as_ref().is_some_and(empty) {
+            self.more = None;
+        }
+    }
+
     /// Takes the input that was kept back.
     pub fn take_unread(&mut self) -> Vec<u8> {
         self.more.as_mut().map(|more| std::mem::take(&mut more.unread)).unwrap_or_default()
@@ -76,6 +148,28 @@ impl Conn {
 
 impl Wire for Conn {
     fn write(&mut self, parts: &[IoSlice<'_>]) -> Sent {
-        self.stream.write(parts)
+        match &mut self.talk {
+            Talk::Polls(polls) if polls.lead.is_some() => {
+                let lead = polls.lead.take().expect("looked at above");
+                write_led(&mut self.stream, &lead, parts)
+            }
+            _ => self.stream.write(parts),
+        }
+    }
+
+    fn once(&self) -> bool {
+        matches!(&self.talk, Talk::Polls(polls) if polls.lead.is_some())
+    }
+}
+
+/// Writes the first lines of an answer before what all readers share. A socket that does not even take those has no room
+/// for a poller's answer, and never will: nothing else was written on it.
+fn write_led(stream: &mut Stream, lead: &[u8], parts: &[IoSlice<'_>]) -> Sent {
+    let mut all: SmallVec<[IoSlice<'_>; 4]> = SmallVec::with_capacity(parts.len() + 1);
+    all.push(IoSlice::new(lead));
+    all.extend_from_slice(parts);
+    match stream.write(&all) {
+        Sent::Took(n) if n >= lead.len() => Sent::Took(n - lead.len()),
+        _ => Sent::Broken,
     }
 }

@@ -17,10 +17,13 @@ use fanfare_proto::close::CloseCode;
 use fanfare_proto::socket_id::SocketId;
 use fanfare_proto::{server, ws};
 use mio::Registry;
+use tokio::sync::mpsc;
 
-use super::conn::{Conn, User};
+use super::conn::{Conn, Talk, User};
 use super::farewell::Farewells;
-use super::{LoopStats, Occupancy, Settings};
+use super::feed::{Farewell, Replays};
+use super::listen::Reader;
+use super::{LoopStats, Occupancy, Returned, Settings};
 use crate::apps::{App, AppIx, Apps};
 
 /// Requests that may wait before the loop stops reading. One read holds some hundred at most.
@@ -38,6 +41,12 @@ pub struct Desk {
     pub stats: Arc<LoopStats>,
     pub occupancy: Occupancy,
     pub requests: Requests,
+    pub reader: Reader,
+    /// Where connections go whose next request is none of a loop's.
+    pub returns: mpsc::UnboundedSender<Returned>,
+    pub replays: Replays,
+    /// Pollers that have just had their answer: what they sent meanwhile is to be looked at.
+    pub idle: Vec<ConnKey>,
     /// Requests of this turn.
     pub asked: Vec<Request>,
     /// Requests of earlier turns that found no room.
@@ -98,11 +107,40 @@ impl Desk {
         self.say(key, |out| server::error(out, code, message));
     }
 
-    /// Closes with a code; `message` goes out before it as an error, where the code is one.
+    /// Closes with a code; `message` goes out before it as an error, where the code is one. Who does not speak the Pusher
+    /// protocol is told in its own way.
     pub fn close_with(&mut self, key: ConnKey, code: CloseCode, message: &str, doom: Option<Doom>) {
-        let words = last_words(code, message);
-        self.shard.last_words(key, words.into());
+        let words = match self.shard.wire(key).map(|conn| &conn.talk) {
+            Some(Talk::Pusher { .. } | Talk::Echo) => last_words(code, message),
+            Some(Talk::Socket) => {
+                let mut words = self.feed_words(key, Farewell::of(code));
+                ws::close_frame(&mut words, code, code.reason());
+                words
+            }
+            Some(Talk::Stream(_) | Talk::Polls(_)) => self.feed_words(key, Farewell::of(code)),
+            None => return,
+        };
+        if !words.is_empty() {
+            self.shard.last_words(key, words.into());
+        }
         self.close(key, doom, true);
+    }
+
+    /// Gives a connection back to the door, with what it has sent.
+    pub fn give_back(&mut self, key: ConnKey, bytes: Vec<u8>) {
+        let Some((mut conn, _)) = self.shard.close(key, None) else { return };
+        self.uncount(&conn);
+        if conn.stream.deregister(&self.registry).is_ok() {
+            // The door has closed: then there is nobody to answer.
+            let _ = self.returns.send((conn.stream, bytes));
+        }
+    }
+
+    fn uncount(&self, conn: &Conn) {
+        self.occupancy.fetch_sub(1, Ordering::Relaxed);
+        if let Some(usage) = &conn.usage {
+            usage.disconnect();
+        }
     }
 
     /// Forgets a connection. `spoken`: our last words are on the way, so the socket is kept for its peer to read them.
@@ -117,10 +155,7 @@ impl Desk {
         if let Some(User { id, channel, .. }) = conn.more.as_mut().and_then(|more| more.user.take()) {
             self.ask(Request::SignedOut { key: channel, socket, user: id });
         }
-        self.occupancy.fetch_sub(1, Ordering::Relaxed);
-        if let Some(usage) = &conn.usage {
-            usage.disconnect();
-        }
+        self.uncount(&conn);
         if spoken && let Some(socket) = conn.stream.finish() {
             let now_s = self.now_s();
             self.farewells.keep(&self.registry, socket, true, now_s);
@@ -145,13 +180,20 @@ impl Desk {
         }
     }
 
-    /// Closes connections of apps that are gone or disabled.
-    pub fn recheck_apps(&mut self) {
+    /// Closes connections of apps that are gone or disabled, and those whose token was revoked.
+    pub fn recheck(&mut self) {
         for key in (0..self.shard.slots()).filter_map(|slot| self.shard.holder(slot)).collect::<Vec<_>>() {
             let echo = self.shard.wire(key).is_none_or(|conn| conn.usage.is_none());
             let (code, message) = match self.app(key) {
                 _ if echo => continue,
-                Some(app) if app.enabled => continue,
+                Some(app) if app.enabled => {
+                    let claims = self.shard.wire(key).and_then(|conn| conn.claims.clone());
+                    if claims.is_some_and(|claims| self.reader.tokens.is_revoked(&app.id, &claims)) {
+                        LoopStats::count(&self.stats.closed_told);
+                        self.end_feed(key, Farewell::TOKEN_REVOKED);
+                    }
+                    continue;
+                }
                 Some(_) => (CloseCode::APP_DISABLED, "the app is disabled"),
                 None => (CloseCode::APP_UNKNOWN, "the app was removed"),
             };

@@ -28,18 +28,19 @@ use hyper_util::rt::TokioIo;
 use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Type};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::certificates::HTTP2;
-use super::upgrade::{Gatekeeper, Handshake, handshake, is_upgrade};
-use super::{Admission, Arrival, Body, LoopHandle, Order, Refusal, Stream};
+use super::listen::Transport;
+use super::upgrade::{Gatekeeper, Handshake, Head, handshake, is_upgrade};
+use super::{Admission, Arrival, Body, LoopHandle, Order, Refusal, Returned, Stream};
 use head::{BadHead, HEADERS_MAX, HyperHead, Opening, Parsed};
 use rewind::Rewind;
 use socket::Socket;
 
-mod head;
+pub mod head;
 mod rewind;
 mod serve;
 mod socket;
@@ -100,11 +101,24 @@ impl<H: Http> Door<H> {
         Arc::new(Door { gatekeeper, loops, next: AtomicUsize::new(0), http, tls, stopping })
     }
 
-    /// Accepts until told to stop.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
+    /// Accepts until told to stop, and takes back what the loops return.
+    pub async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        mut returned: mpsc::UnboundedReceiver<Returned>,
+    ) -> std::io::Result<()> {
         let mut stopping = self.stopping.clone();
+        let again = async {
+            while let Some((stream, bytes)) = returned.recv().await {
+                // Only bare sockets ask for something else: all others are given nothing but their one request.
+                if let Stream::Plain(socket) = stream {
+                    tokio::spawn(self.clone().receive(socket, bytes));
+                }
+            }
+        };
         tokio::select! {
             result = accept_each(listener, |stream| self.clone().enter(stream)) => result,
+            () = again => Ok(()),
             () = stopped(&mut stopping) => Ok(()),
         }
     }
@@ -117,7 +131,7 @@ impl<H: Http> Door<H> {
         let mut start = [0; 2048];
         match stream.read(&mut start) {
             Ok(n) if n > 0 => {
-                if let Some(upgrade) = self.upgrade(&start[..n]) {
+                if let Some(upgrade) = self.upgrade(&start[..n], true) {
                     return self.hand_over(stream.into(), upgrade).await;
                 }
                 tokio::spawn(self.receive(stream, start[..n].to_vec()));
@@ -157,7 +171,7 @@ impl<H: Http> Door<H> {
     }
 
     /// Waits for the rest of the head, then serves the socket.
-    async fn read_head(self: Arc<Self>, mut socket: impl Socket, mut bytes: Vec<u8>) {
+    async fn read_head<S: Socket>(self: Arc<Self>, mut socket: S, mut bytes: Vec<u8>) {
         let opening = match tokio::time::timeout(self.head_timeout(), head::read(&mut socket, &mut bytes)).await {
             Ok(Ok(opening)) => opening,
             Ok(Err(bad)) => return bad.answer(socket).await,
@@ -166,26 +180,45 @@ impl<H: Http> Door<H> {
         if opening == Opening::Http2 {
             return self.serve_http2(socket, bytes).await;
         }
-        let Some(mut upgrade) = self.upgrade(&bytes) else { return self.serve_http1(socket, bytes).await };
+        let Some(mut upgrade) = self.upgrade(&bytes, S::BARE) else { return self.serve_http1(socket, bytes).await };
         match socket.into_stream(&mut upgrade.unread) {
             Some(stream) => self.hand_over(stream, upgrade).await,
             None => self.give_back(&upgrade.verdict),
         }
     }
 
-    /// The decision about a head that is whole and asks for an upgrade; `None` for any other, which hyper is to see.
-    fn upgrade(&self, bytes: &[u8]) -> Option<Upgrade> {
+    /// The decision about a head that is whole and asks for something of a loop's; `None` for any other, which hyper is to
+    /// see. `bare`: the socket can come back when a later request is none of a loop's.
+    fn upgrade(&self, bytes: &[u8], bare: bool) -> Option<Upgrade> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
         let Ok(httparse::Status::Complete(head_len)) = request.parse(bytes) else { return None };
         let head = Parsed(&request);
-        if request.method != Some("GET") || !is_upgrade(&head) {
+        if request.method != Some("GET") {
             return None;
         }
-        // A bad handshake is answered by hyper, like any other bad request.
-        let handshake = handshake(&head, self.gatekeeper.settings.deflate).ok()?;
-        let verdict = self.gatekeeper.decide(&head, &handshake);
-        Some(Upgrade { head: handshake.response(), unread: bytes[head_len..].to_vec(), verdict })
+        let (head, verdict) = match is_upgrade(&head) {
+            true => self.socket(&head)?,
+            false => (Vec::new(), Ok(self.subscriber(&head, bare)?)),
+        };
+        Some(Upgrade { head, unread: bytes[head_len..].to_vec(), verdict })
+    }
+
+    /// A WebSocket. A bad handshake is answered by hyper, like any other bad request; so is one that may not subscribe.
+    fn socket(&self, head: &impl Head) -> Option<(Vec<u8>, Verdict)> {
+        let handshake = handshake(head, self.gatekeeper.settings.deflate).ok()?;
+        let verdict = match self.gatekeeper.reader.read(head) {
+            Some(listen) => self.gatekeeper.admit(listen.ok()?, handshake.deflates()),
+            None => self.gatekeeper.decide(head, &handshake),
+        };
+        Some((handshake.response(), verdict))
+    }
+
+    /// A subscriber by plain HTTP, if there is room and nothing to complain of; hyper says so otherwise.
+    fn subscriber(&self, head: &impl Head, bare: bool) -> Option<Admission> {
+        let listen = self.gatekeeper.reader.read(head)?.ok()?;
+        let for_a_loop = listen.is_for_a_loop() && (bare || listen.transport != Transport::LongPoll);
+        if !for_a_loop { None } else { self.gatekeeper.admit(listen, false).ok() }
     }
 
     async fn hand_over(&self, stream: Stream, upgrade: Upgrade) {
@@ -220,7 +253,11 @@ impl<H: Http> Door<H> {
         }
         match handshake(&head, self.gatekeeper.settings.deflate) {
             Ok(handshake) => {
-                let verdict = self.gatekeeper.decide(&head, &handshake);
+                let verdict = match self.gatekeeper.reader.read(&head) {
+                    Some(Ok(listen)) => self.gatekeeper.admit(listen, handshake.deflates()),
+                    Some(Err(_)) => return self.http.answer(request).await,
+                    None => self.gatekeeper.decide(&head, &handshake),
+                };
                 let response = switching(&handshake);
                 tokio::spawn(self.take_over::<S>(request, verdict));
                 response
@@ -230,7 +267,7 @@ impl<H: Http> Door<H> {
     }
 
     /// Takes the socket out of hyper's hands once the 101 has been sent.
-    async fn take_over<S: Socket>(self: Arc<Self>, request: Request<Incoming>, verdict: Result<Admission, Refusal>) {
+    async fn take_over<S: Socket>(self: Arc<Self>, request: Request<Incoming>, verdict: Verdict) {
         let parts = match hyper::upgrade::on(request).await.map(|upgraded| upgraded.downcast::<TokioIo<Rewind<S>>>()) {
             Ok(Ok(parts)) => parts,
             // The peer left between its request and our answer.
@@ -244,11 +281,9 @@ impl<H: Http> Door<H> {
     }
 
     /// Uncounts a connection that never reached a loop.
-    fn give_back(&self, verdict: &Result<Admission, Refusal>) {
-        let Ok(admission) = verdict else { return };
-        self.gatekeeper.occupancy.fetch_sub(1, Ordering::Relaxed);
-        if let Some(app) = &admission.app {
-            app.usage.disconnect();
+    fn give_back(&self, verdict: &Verdict) {
+        if let Ok(admission) = verdict {
+            self.gatekeeper.give_back(admission);
         }
     }
 }
@@ -315,12 +350,14 @@ fn is_exhaustion(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// A socket that is to become a WebSocket.
+/// A socket that a loop is to serve.
 struct Upgrade {
     head: Vec<u8>,
     unread: Vec<u8>,
-    verdict: Result<Admission, Refusal>,
+    verdict: Verdict,
 }
+
+type Verdict = Result<Admission, Refusal>;
 
 fn switching(handshake: &Handshake) -> Response<Body> {
     let mut response = Response::new(Full::default().into());

@@ -11,6 +11,9 @@
 //! | `shard_loop` | the event loop: polling, reading, mail, timers |
 //! | `desk` | what a loop knows: its shard, its apps, its requests to the control plane |
 //! | `pusher` | the Pusher conversation with one connection |
+//! | `listen` | what a request under `/sub` asks for, and whether it may have it |
+//! | `feed` | the conversation with one subscriber of `/sub`, by whatever transport |
+//! | `forms` | the forms in which publications are written |
 //! | `conn` | what is kept for each connection |
 //! | `stream`, `tls`, `pipe` | what a connection is written on: a socket, bare or under TLS, or a pipe into an answer that hyper sends |
 //! | `body` | the body of such an answer |
@@ -22,6 +25,9 @@ mod conn;
 mod desk;
 pub mod door;
 mod farewell;
+mod feed;
+pub mod forms;
+pub mod listen;
 mod pipe;
 mod pusher;
 pub mod shard_loop;
@@ -40,6 +46,7 @@ use crate::apps::App;
 use crate::config::Config;
 
 pub use body::Body;
+use listen::Listen;
 use pipe::Pipes;
 pub use stats::{LoopStats, Snapshot};
 pub use stream::Stream;
@@ -61,6 +68,10 @@ pub struct Settings {
     pub head_timeout_s: u32,
     /// Whether permessage-deflate is offered.
     pub deflate: bool,
+    /// After which silence a subscriber of `/sub` is sent a heartbeat.
+    pub heartbeat_s: u32,
+    /// How long a long-poll waits that does not say.
+    pub longpoll_s: u32,
     /// Whether `/echo` answers every message with itself (conformance tests).
     pub echo: bool,
 }
@@ -76,6 +87,8 @@ impl Settings {
             connections_max: config.connections_max,
             head_timeout_s: config.head_timeout_s,
             deflate: config.deflate,
+            heartbeat_s: config.heartbeat_s,
+            longpoll_s: config.longpoll_s,
             echo,
         }
     }
@@ -109,14 +122,53 @@ pub struct Arrival {
     pub verdict: Result<Admission, Refusal>,
 }
 
-/// A connection that may stay. Its place is counted in its app's usage and in the node's count.
+/// A connection that may stay, and what it is for. Its place is counted in its app's usage and in the node's count.
 #[derive(Debug)]
-pub struct Admission {
-    /// Whose it is; `None` on the echo route.
-    pub app: Option<Arc<App>>,
-    /// Whether messages may be compressed both ways.
-    pub deflate: bool,
+pub enum Admission {
+    /// The echo route.
+    Echo {
+        /// Whether messages may be compressed both ways.
+        deflate: bool,
+    },
+    /// The Pusher protocol.
+    Pusher {
+        /// Whose it is.
+        app: Arc<App>,
+        /// Whether messages may be compressed both ways.
+        deflate: bool,
+        /// Whether it is told positions, and may resume.
+        positions: bool,
+    },
+    /// A subscriber of `/sub`.
+    Feed {
+        /// What it asks for.
+        listen: Box<Listen>,
+        /// Whether messages may be compressed both ways, on a WebSocket.
+        deflate: bool,
+    },
 }
+
+impl Admission {
+    /// Whose it is; nobody's on the echo route.
+    pub fn app(&self) -> Option<&Arc<App>> {
+        match self {
+            Admission::Echo { .. } => None,
+            Admission::Pusher { app, .. } => Some(app),
+            Admission::Feed { listen, .. } => Some(&listen.app),
+        }
+    }
+
+    fn deflate(&self) -> bool {
+        match self {
+            Admission::Echo { deflate } | Admission::Pusher { deflate, .. } | Admission::Feed { deflate, .. } => {
+                *deflate
+            }
+        }
+    }
+}
+
+/// A connection that a loop gives back to the door, because its next request is none of a loop's: with what it has sent.
+pub type Returned = (Stream, Vec<u8>);
 
 /// Why a connection is closed as soon as it is open: what its client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]

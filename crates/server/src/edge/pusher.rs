@@ -5,19 +5,20 @@
 //! connection open; only the WebSocket protocol itself closes it.
 
 use bytes::Bytes;
-use fanfare_hub::mail::Entrance;
+use fanfare_hub::mail::{Entrance, Replay};
 use fanfare_hub::shard::{After, ConnKey, Subscribed, Traits};
-use fanfare_hub::{ChannelKey, Member, Publication, Request, StoreError};
+use fanfare_hub::{ChannelKey, Member, Publication, Request, Since, StoreError};
 use fanfare_proto::channel::{Access, ChannelKind, ChannelName};
 use fanfare_proto::client::ClientMessage;
 use fanfare_proto::close::{CloseCode, ErrorCode};
 use fanfare_proto::json::json_string_token;
 use fanfare_proto::presence::{ChannelData, UserData};
-use fanfare_proto::{server, sign, ws};
+use fanfare_proto::{server, sign};
 use serde_json::value::RawValue;
 
-use super::conn::User;
+use super::conn::{Talk, User};
 use super::desk::{Desk, text_frame};
+use super::listen;
 use crate::apps::App;
 
 /// Why a subscription was refused. All of them leave the connection open.
@@ -43,15 +44,19 @@ enum Refused {
     ChannelDataSize { len: usize, max: usize },
     #[error("{0} is for the user who signed in by that id")]
     NotTheUser(String),
+    #[error("since: {0}")]
+    Since(String),
 }
 
 impl Refused {
     /// The kind and status of `pusher:subscription_error`.
     fn kind(&self) -> (&'static str, u16) {
         match self {
-            Refused::Name(_) | Refused::Already(_) | Refused::ChannelData(_) | Refused::NoChannelData => {
-                ("SubscriptionError", 400)
-            }
+            Refused::Name(_)
+            | Refused::Already(_)
+            | Refused::ChannelData(_)
+            | Refused::NoChannelData
+            | Refused::Since(_) => ("SubscriptionError", 400),
             Refused::TooMany(_) => ("LimitReached", 403),
             Refused::ChannelDataSize { .. } => ("LimitReached", 413),
             Refused::NoAuth { .. } | Refused::Key(_) | Refused::Signature { .. } | Refused::NotTheUser(_) => {
@@ -66,6 +71,8 @@ struct Wish<'a> {
     channel: &'a str,
     auth: Option<&'a str>,
     channel_data: Option<&'a str>,
+    since: Option<&'a str>,
+    backtrack: Option<u32>,
 }
 
 impl Desk {
@@ -83,8 +90,14 @@ impl Desk {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Ping) => self.say(key, server::pong),
             Ok(ClientMessage::Pong) => {}
-            Ok(ClientMessage::Subscribe { channel, auth, channel_data }) => {
-                let wish = Wish { channel: &channel, auth: auth.as_deref(), channel_data: channel_data.as_deref() };
+            Ok(ClientMessage::Subscribe { channel, auth, channel_data, since, backtrack }) => {
+                let wish = Wish {
+                    channel: &channel,
+                    auth: auth.as_deref(),
+                    channel_data: channel_data.as_deref(),
+                    since: since.as_deref(),
+                    backtrack,
+                };
                 if let Err(refused) = self.subscribe(key, &app, &wish) {
                     let (kind, status) = refused.kind();
                     self.refuse(key, &channel, kind, status, &refused.to_string());
@@ -126,10 +139,25 @@ impl Desk {
         }
         let member = if kind.is_presence() { Some(self.member(key, app, wish)?) } else { None };
         if let Some(conn) = self.shard.wire(key).filter(|_| kind.needs_auth()) {
-            conn.authorize_by_s = 0;
+            conn.deadline_s = 0;
         }
-        self.join(key, app, channel, kind, member);
+        let since = self.since(key, app, wish)?;
+        self.join(key, app, channel, kind, member, since);
         Ok(())
+    }
+
+    /// From where on, on connections that are told positions; all others begin with what comes.
+    fn since(&mut self, key: ConnKey, app: &App, wish: &Wish<'_>) -> Result<Option<Since>, Refused> {
+        if !matches!(self.shard.wire(key).map(|conn| &conn.talk), Some(Talk::Pusher { positions: true })) {
+            return Ok(None);
+        }
+        if let Some(text) = wish.since {
+            return Ok(Some(Since::Cursor(
+                listen::cursor(text, app).map_err(|error| Refused::Since(error.to_string()))?,
+            )));
+        }
+        let backtrack = wish.backtrack.map(|last| Since::Last(last.min(listen::BACKTRACK_MAX)));
+        Ok(Some(backtrack.unwrap_or(Since::Now)))
     }
 
     fn check_room(&mut self, key: ConnKey, app: &App, channel: &ChannelKey) -> Result<(), Refused> {
@@ -173,13 +201,21 @@ impl Desk {
         Ok(Member { user_id, user_info: user_info.map(|info| info.get().into()) })
     }
 
-    fn join(&mut self, key: ConnKey, app: &App, channel: ChannelKey, kind: ChannelKind<'_>, member: Option<Member>) {
+    fn join(
+        &mut self,
+        key: ConnKey,
+        app: &App,
+        channel: ChannelKey,
+        kind: ChannelKind<'_>,
+        member: Option<Member>,
+        since: Option<Since>,
+    ) {
         let traits = Traits {
             presence: kind.is_presence(),
             announce: app.subscription_count && !kind.is_presence(),
             newest: app.keeps_newest(channel.name()),
         };
-        let hold = kind.is_presence() || kind.cache;
+        let hold = kind.is_presence() || kind.cache || since.is_some();
         let subscribed = self.shard.subscribe(key, channel.as_str(), traits, hold);
         if let (Some(member), Some(conn)) = (&member, self.shard.wire(key)) {
             conn.more().members.push((channel.name().into(), json_string_token(&member.user_id).into()));
@@ -187,7 +223,7 @@ impl Desk {
         if let Subscribed::Held(token) = subscribed {
             let (from, socket, cached) = (self.index, self.socket_id(key), kind.cache);
             let member = member.map(|member| (member, app.limits.presence_members_max));
-            self.ask(Request::Enter { key: channel, from, conn: key, token, socket, member, cached, since: None });
+            self.ask(Request::Enter { key: channel, from, conn: key, token, socket, member, cached, since });
         } else if subscribed == Subscribed::Live {
             self.say(key, |out| server::subscription_succeeded(out, channel.name(), None));
         }
@@ -231,12 +267,16 @@ impl Desk {
     pub fn refused(&mut self, channel: &ChannelKey) {
         for key in self.shard.refused(channel) {
             self.forget_member(key, channel);
-            self.refuse(key, channel.name(), "ServerError", 503, "the channel cannot be opened now: try again later");
+            let message = "the channel cannot be opened now: try again later";
+            match self.shard.wire(key).map(|conn| &conn.talk) {
+                Some(Talk::Pusher { .. }) => self.refuse(key, channel.name(), "ServerError", 503, message),
+                _ => self.feed_refused(key, channel, 503, message),
+            }
         }
     }
 
     /// Takes back a request to enter a presence channel: it may be served all the same, before or after this.
-    fn forget_member(&mut self, key: ConnKey, channel: &ChannelKey) {
+    pub fn forget_member(&mut self, key: ConnKey, channel: &ChannelKey) {
         let Some(more) = self.shard.wire(key).and_then(|conn| conn.more.as_mut()) else { return };
         let before = more.members.len();
         more.members.retain(|(name, _)| &**name != channel.name());
@@ -252,21 +292,42 @@ impl Desk {
             // It has left, and perhaps asked again since.
             return;
         }
-        let entrance = match outcome {
-            Ok(entrance) => entrance,
-            Err(error) => return self.not_entered(channel, key, error),
-        };
+        if !matches!(self.shard.wire(key).map(|conn| &conn.talk), Some(Talk::Pusher { .. })) {
+            return self.feed_entered(key, channel, token, outcome);
+        }
+        match outcome {
+            Ok(entrance) => self.welcome(key, channel, token, entrance),
+            Err(error) => self.not_entered(channel, key, error),
+        }
+    }
+
+    fn welcome(&mut self, key: ConnKey, channel: &ChannelKey, token: u32, entrance: Entrance) {
+        let Entrance { roster, cached, replay } = entrance;
+        let cached_at = cached.iter().flatten().map(|cached| cached.mark.position).next();
         let after = After {
-            stored: entrance.cached.as_ref().and_then(|cached| cached.as_ref()).map(|cached| cached.mark.position),
-            presence: entrance.roster.as_ref().map(|(_, version)| *version),
+            stored: replay.as_ref().map(|replay| replay.now.position).or(cached_at),
+            presence: roster.as_ref().map(|(_, version)| *version),
         };
-        let mut welcome = Vec::new();
-        let roster = entrance.roster.as_ref().map(|(json, _)| json.as_str());
-        welcome.extend_from_slice(&text_frame(|out| server::subscription_succeeded(out, channel.name(), roster)));
-        match entrance.cached {
+        let mut welcome = text_frame(|out| {
+            server::subscription_succeeded(out, channel.name(), roster.as_ref().map(|(json, _)| json.as_str()));
+            if let Some(Replay { now, recovered, .. }) = &replay {
+                server::recovered(out, *recovered, &now.cursor(channel).to_string());
+            }
+        })
+        .to_vec();
+        match cached {
             None => {}
             Some(None) => welcome.extend_from_slice(&text_frame(|out| server::cache_miss(out, channel.name()))),
-            Some(Some(cached)) => welcome.extend_from_slice(&ws::text_frame(&cached.publication.text(channel.name()))),
+            Some(Some(cached)) => welcome.extend_from_slice(&text_frame(|out| {
+                out.extend_from_slice(&cached.publication.text(channel.name()));
+                if replay.is_some() {
+                    let cursor = cached.mark.cursor(channel).to_string();
+                    server::positioned(out, Some(&cursor), cached.publication.event_id.as_deref());
+                }
+            })),
+        }
+        if let (Some(replay), Some(form)) = (replay.filter(|replay| !replay.frames.is_empty()), self.shard.form(key)) {
+            welcome.extend_from_slice(&self.replays.bytes(form, &replay.frames));
         }
         self.shard.entered(key, channel.as_str(), token, welcome.into(), after);
     }
@@ -360,7 +421,7 @@ impl Desk {
             }
             None => {}
         }
-        conn.authorize_by_s = 0;
+        conn.deadline_s = 0;
         self.signed_in(key, app, user, user_data);
         Ok(())
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use fanfare_hub::Mail;
 use fanfare_hub::hub::Requests;
 use fanfare_hub::mail::{Bell, Inbox, MAILBOX_LETTERS_MAX, Mailbox, Wake, mailbox};
@@ -22,14 +23,17 @@ use fanfare_proto::ws::{Assembler, Incoming, Limits};
 use fanfare_proto::{deflate, server, ws};
 use mio::event::Event;
 use mio::{Events, Poll, Token, Waker};
+use tokio::sync::mpsc;
 
-use super::conn::Conn;
+use super::conn::{Conn, Talk};
 use super::desk::{Desk, last_words, text_frame};
 use super::farewell::Farewells;
+use super::feed::{self, Farewell, Replays};
+use super::forms::pusher_form;
+use super::listen::Reader;
 use super::pipe::{News, Pipes};
 use super::stream::Stream;
-use super::{Admission, Arrival, LoopHandle, LoopStats, Occupancy, Order, Settings};
-use crate::apps::Apps;
+use super::{Admission, Arrival, LoopHandle, LoopStats, Occupancy, Order, Returned, Settings};
 
 const WAKE: Token = Token(usize::MAX);
 
@@ -77,6 +81,21 @@ pub fn prepare() -> std::io::Result<(Prepared, Mailbox<Mail>)> {
     Ok((Prepared { poll, mail, orders, handle }, mail_in))
 }
 
+/// What every loop works with; cheap to clone.
+#[derive(Clone)]
+pub struct Kit {
+    /// The tenants, and what requests under `/sub` ask for.
+    pub reader: Reader,
+    /// The node's rules.
+    pub settings: Arc<Settings>,
+    /// The node's count of connections.
+    pub occupancy: Occupancy,
+    /// Where requests to the control plane go.
+    pub requests: Requests,
+    /// Where connections go whose next request is none of a loop's.
+    pub returns: mpsc::UnboundedSender<Returned>,
+}
+
 impl Prepared {
     /// How the control plane reaches it.
     pub fn handle(&self) -> LoopHandle {
@@ -85,24 +104,21 @@ impl Prepared {
 
     /// Runs the loop on this thread until it has been drained. `salt` begins the socket ids of its connections and must be
     /// new at every start.
-    pub fn run(
-        self,
-        index: usize,
-        salt: u64,
-        apps: Apps,
-        settings: Arc<Settings>,
-        occupancy: Occupancy,
-        requests: Requests,
-    ) -> std::io::Result<()> {
+    pub fn run(self, index: usize, salt: u64, kit: Kit) -> std::io::Result<()> {
+        let Kit { reader, settings, occupancy, requests, returns } = kit;
         let desk = Desk {
             index,
             salt,
             shard: Shard::new(salt, settings.outbox_bytes_max),
-            apps,
+            apps: reader.apps.clone(),
             settings,
             stats: self.handle.stats,
             occupancy,
             requests,
+            reader,
+            returns,
+            replays: Replays::default(),
+            idle: Vec::new(),
             asked: Vec::new(),
             waiting: VecDeque::new(),
             farewells: Farewells::default(),
@@ -172,6 +188,7 @@ impl ShardLoop {
             self.desk.send_requests();
             self.desk.shard.turn();
             self.desk.close_doomed();
+            self.rest_answered();
             self.tick();
             self.write_stats();
         }
@@ -244,6 +261,20 @@ impl ShardLoop {
         self.pause(key);
     }
 
+    /// Pollers that have had their answer are free for their next request, which may have come already.
+    fn rest_answered(&mut self) {
+        for key in self.desk.shard.take_answered() {
+            self.desk.shard.rest(key);
+            self.desk.answered(key);
+        }
+        for key in std::mem::take(&mut self.desk.idle) {
+            let has_more = |conn: &mut Conn| conn.more.as_ref().is_some_and(|more| !more.unread.is_empty());
+            if self.desk.shard.wire(key).is_some_and(has_more) {
+                self.pause(key);
+            }
+        }
+    }
+
     fn keep_unread(&mut self, key: ConnKey, from: usize, to: usize) {
         if let Some(conn) = self.desk.shard.wire(key).filter(|_| from < to) {
             conn.more().unread.extend_from_slice(&self.scratch[from..to]);
@@ -253,14 +284,19 @@ impl ShardLoop {
     /// Takes in `len` bytes of the scratch buffer that a connection sent.
     fn consume(&mut self, key: ConnKey, len: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let consumed = self.consume_frames(key, &mut scratch[..len]);
+        let consumed = match self.desk.shard.wire(key).map(|conn| &conn.talk) {
+            Some(Talk::Echo | Talk::Pusher { .. } | Talk::Socket) => self.consume_frames(key, &mut scratch[..len]),
+            Some(Talk::Polls(_)) => self.desk.hear_requests(key, &scratch[..len]),
+            // A stream has said all that it had to with its request.
+            Some(Talk::Stream(_)) | None => len,
+        };
         self.scratch = scratch;
         self.keep_unread(key, consumed, len);
     }
 
     fn consume_frames(&mut self, key: ConnKey, bytes: &mut [u8]) -> usize {
         let Some(conn) = self.desk.shard.wire(key) else { return bytes.len() };
-        let (deflate, echo) = (conn.deflate, conn.usage.is_none());
+        let (deflate, echo) = (conn.deflate, matches!(conn.talk, Talk::Echo));
         let mut assembler = std::mem::take(&mut conn.assembler);
         let limits = Limits { message_bytes_max: self.message_bytes_max(key, echo) };
         let mut at = 0;
@@ -311,6 +347,7 @@ impl ShardLoop {
         match incoming {
             Incoming::Text(text) if echo => self.echo(key, ws::TEXT, text.as_bytes(), deflate),
             Incoming::Binary(bytes) if echo => self.echo(key, ws::BINARY, &bytes, deflate),
+            Incoming::Text(text) if self.desk.is_feed(key) => self.desk.hear_feed(key, &text),
             Incoming::Text(text) => self.desk.hear(key, &text),
             Incoming::Binary(_) => {
                 self.desk.close_with(key, CloseCode::UNSUPPORTED, "binary messages are not part of the protocol", None);
@@ -388,7 +425,7 @@ impl ShardLoop {
         while let Some(order) = self.orders.take() {
             match order {
                 Order::Adopt(arrival) => self.adopt(*arrival),
-                Order::Recheck => self.desk.recheck_apps(),
+                Order::Recheck => self.desk.recheck(),
                 Order::Drain { over_ms } => {
                     self.drain = Some(Drain { began_ms: self.desk.now_ms, over_ms, next: 0 });
                 }
@@ -430,20 +467,29 @@ impl ShardLoop {
     }
 
     fn admit(&mut self, stream: Stream, head: Vec<u8>, unread: &[u8], admission: Admission) {
-        let Admission { app, deflate } = admission;
+        let (app, deflate) = (admission.app().cloned(), admission.deflate());
         let now_s = self.desk.now_s();
+        let (talk, deadline_s, form) = match &admission {
+            Admission::Echo { .. } => (Talk::Echo, 0, Form::TEXT),
+            Admission::Pusher { app, positions, .. } => {
+                let form = pusher_form(*positions, deflate);
+                (Talk::Pusher { positions: *positions }, deadline(now_s, app.authorize_within_s), form)
+            }
+            Admission::Feed { listen, .. } => (Talk::Socket, 0, listen.form(deflate)),
+        };
         let conn = Conn {
             stream,
             usage: app.as_ref().map(|app| app.usage.clone()),
+            talk,
             assembler: Assembler::default(),
             more: None,
+            claims: None,
             heard_s: now_s,
-            authorize_by_s: app.as_ref().map_or(0, |app| deadline(now_s, app.authorize_within_s)),
+            deadline_s,
             deflate,
             pinged: false,
             paused: false,
         };
-        let form = if deflate { Form::DEFLATED } else { Form::TEXT };
         let key = self.desk.shard.open(conn, app.as_ref().map_or(u32::MAX, |app| app.ix.0), form);
         LoopStats::count(&self.desk.stats.connected);
         let conn = self.desk.shard.wire(key).expect("opened above");
@@ -454,8 +500,10 @@ impl ShardLoop {
         if !head.is_empty() {
             self.desk.shard.send(key, head.into());
         }
-        if app.is_some() {
-            self.desk.greet(key);
+        match admission {
+            Admission::Echo { .. } => {}
+            Admission::Pusher { .. } => self.desk.greet(key),
+            Admission::Feed { listen, .. } => self.desk.listen(key, *listen),
         }
         self.scratch[..unread.len()].copy_from_slice(unread);
         self.consume(key, unread.len());
@@ -473,6 +521,7 @@ impl ShardLoop {
         }
         self.ticked = elapsed;
         self.desk.shard.tick();
+        self.desk.replays.forget();
         let now_s = self.desk.now_s();
         self.desk.farewells.tick(now_s);
         self.sweep(now_s);
@@ -493,23 +542,64 @@ impl ShardLoop {
     fn look_at(&mut self, key: ConnKey, now_s: u32) {
         let (activity_s, pong_s) = (self.desk.settings.activity_timeout_s, self.desk.settings.pong_timeout_s);
         let Some(conn) = self.desk.shard.wire(key) else { return };
-        if conn.authorize_by_s != 0 && now_s >= conn.authorize_by_s {
-            let message = "Connection not authorized within timeout";
-            return self.desk.close_with(key, CloseCode::UNAUTHORIZED, message, None);
+        let over = conn.deadline_s != 0 && now_s >= conn.deadline_s;
+        match &conn.talk {
+            Talk::Echo => {}
+            Talk::Pusher { .. } if over => {
+                let message = "Connection not authorized within timeout";
+                return self.desk.close_with(key, CloseCode::UNAUTHORIZED, message, None);
+            }
+            Talk::Socket | Talk::Stream(_) if over => return self.desk.end_feed(key, Farewell::TOKEN_EXPIRED),
+            Talk::Polls(polls) if over && polls.lead.is_some() => return self.desk.answer_nothing(key),
+            Talk::Polls(_) if over => return self.desk.close(key, None, true),
+            Talk::Polls(_) => return,
+            Talk::Stream(framing) => {
+                let beat = feed::heartbeat(*framing);
+                return self.beat(key, now_s, beat);
+            }
+            Talk::Socket => self.socket_beat(key, now_s),
+            Talk::Pusher { .. } => {}
         }
+        let Some(conn) = self.desk.shard.wire(key) else { return };
+        let plain = matches!(conn.talk, Talk::Socket);
         // Both times are cut to seconds, so only one more of them is surely as long as was promised.
         let silent_s = now_s.saturating_sub(conn.heard_s);
         if conn.pinged && silent_s > activity_s + pong_s {
             LoopStats::count(&self.desk.stats.closed_silent);
             return self.desk.close_with(key, CloseCode::PONG_MISSING, "", None);
         }
-        if !conn.pinged && silent_s > activity_s {
+        if !plain && !conn.pinged && silent_s > activity_s {
             conn.pinged = true;
             // Both kinds: Java and Swift clients answer frames only, and older ones events only.
             let mut pings = text_frame(server::ping).to_vec();
             ws::ping_frame(&mut pings, b"");
             self.desk.shard.send(key, pings.into());
         }
+    }
+
+    /// Shows a stream's reader, and every proxy in between, that it lives.
+    fn beat(&mut self, key: ConnKey, now_s: u32, beat: &'static [u8]) {
+        let after_s = self.beat_after_s();
+        let Some(conn) = self.desk.shard.wire(key) else { return };
+        if now_s.saturating_sub(conn.heard_s) >= after_s {
+            conn.heard_s = now_s;
+            self.desk.shard.send(key, Bytes::from_static(beat));
+        }
+    }
+
+    /// A page sees no ping frame, so it is sent a message too.
+    fn socket_beat(&mut self, key: ConnKey, now_s: u32) {
+        let after_s = self.beat_after_s();
+        let Some(conn) = self.desk.shard.wire(key) else { return };
+        if !conn.pinged && now_s.saturating_sub(conn.heard_s) >= after_s {
+            conn.pinged = true;
+            self.desk.shard.send(key, feed::socket_heartbeat().into());
+        }
+    }
+
+    /// A sweep of many connections takes up to eight seconds, so one begins early.
+    fn beat_after_s(&self) -> u32 {
+        (self.desk.settings.heartbeat_s * 3 / 4).max(1)
     }
 
     // Stopping.

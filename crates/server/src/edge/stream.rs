@@ -45,6 +45,15 @@ impl Stream {
         }
     }
 
+    /// Ends the loop's interest in it.
+    pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Stream::Plain(socket) => registry.deregister(socket),
+            Stream::Tls(tls) => registry.deregister(&mut tls.socket),
+            Stream::Pipe(_) => Ok(()),
+        }
+    }
+
     /// Reads what has arrived; `WouldBlock` when that is nothing.
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {

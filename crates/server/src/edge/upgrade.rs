@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::{deflate, version, ws};
 
+use super::listen::{Listen, Reader};
 use super::{Admission, Occupancy, Refusal, Settings};
 use crate::apps::{App, Apps};
 
@@ -16,6 +17,8 @@ use crate::apps::{App, Apps};
 pub trait Head {
     /// Path and query as sent.
     fn target(&self) -> &str;
+    /// Whether it is of HTTP/1.1 or later.
+    fn is_http_11(&self) -> bool;
     /// The value of a header; several of one name are joined with commas.
     fn header(&self, name: &str) -> Option<Cow<'_, str>>;
 }
@@ -40,6 +43,11 @@ pub enum BadHandshake {
 }
 
 impl Handshake {
+    /// Whether messages may be compressed both ways.
+    pub fn deflates(&self) -> bool {
+        self.extensions.is_some()
+    }
+
     /// The headers of the 101 response.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let fixed =
@@ -97,6 +105,8 @@ pub fn handshake(head: &impl Head, deflate: bool) -> Result<Handshake, BadHandsh
 pub struct Gatekeeper {
     /// The tenants.
     pub apps: Apps,
+    /// What requests under `/sub` ask for.
+    pub reader: Reader,
     /// The node's rules.
     pub settings: Arc<Settings>,
     /// The node's count.
@@ -110,21 +120,35 @@ impl Gatekeeper {
         let (path, query) = head.target().split_once('?').unwrap_or((head.target(), ""));
         if self.settings.echo && path == "/echo" {
             self.take_place(None)?;
-            return Ok(Admission { app: None, deflate });
+            return Ok(Admission::Echo { deflate });
         }
         let path = path.strip_prefix(self.settings.path_prefix.as_str()).unwrap_or(path);
         let key = path.strip_prefix("/app/").ok_or_else(|| {
             refuse(CloseCode::PATH_UNKNOWN, format!("there is nothing at {}: expected /app/{{key}}", shown(path)))
         })?;
         let key = key.trim_end_matches('/');
-        let protocol = query.split('&').find_map(|pair| pair.strip_prefix("protocol="));
-        version::protocol(protocol).map_err(|code| refuse(code, code.reason()))?;
+        let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        version::protocol(parameter("protocol")).map_err(|code| refuse(code, code.reason()))?;
         let app = self.apps.by_key(key);
         let app =
             app.ok_or_else(|| refuse(CloseCode::APP_UNKNOWN, format!("there is no app with key {}", shown(key))))?;
         self.check(&app, head.header("origin").as_deref())?;
         self.take_place(Some(&app))?;
-        Ok(Admission { app: Some(app), deflate })
+        Ok(Admission::Pusher { app, deflate, positions: parameter("positions") == Some("1") })
+    }
+
+    /// Admits a subscriber of `/sub` or says why not.
+    pub fn admit(&self, listen: Listen, deflate: bool) -> Result<Admission, Refusal> {
+        self.take_place(Some(&listen.app))?;
+        Ok(Admission::Feed { listen: Box::new(listen), deflate })
+    }
+
+    /// Uncounts a connection that never came to be.
+    pub fn give_back(&self, admission: &Admission) {
+        self.occupancy.fetch_sub(1, Ordering::Relaxed);
+        if let Some(app) = admission.app() {
+            app.usage.disconnect();
+        }
     }
 
     fn check(&self, app: &App, origin: Option<&str>) -> Result<(), Refusal> {

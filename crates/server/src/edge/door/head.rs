@@ -123,6 +123,10 @@ impl Head for Parsed<'_, '_, '_> {
         let named = self.0.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
         join(named.filter_map(|header| std::str::from_utf8(header.value).ok()))
     }
+
+    fn is_http_11(&self) -> bool {
+        self.0.version != Some(0)
+    }
 }
 
 /// A head as hyper reads it.
@@ -135,6 +139,10 @@ impl Head for HyperHead<'_> {
 
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
         join(self.0.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()))
+    }
+
+    fn is_http_11(&self) -> bool {
+        self.0.version() > hyper::Version::HTTP_10
     }
 }
 

@@ -9,12 +9,17 @@ use crate::edge::tls::Tls;
 
 /// A socket of the runtime that may become a loop's.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether a loop can give it back to the runtime.
+    const BARE: bool;
+
     /// The socket away from the runtime; what was taken from it and not read yet goes to the end of `unread`. `None` if the
     /// runtime does not let go of it.
     fn into_stream(self, unread: &mut Vec<u8>) -> Option<Stream>;
 }
 
 impl Socket for TcpStream {
+    const BARE: bool = true;
+
     fn into_stream(self, _unread: &mut Vec<u8>) -> Option<Stream> {
         let socket = mio::net::TcpStream::from_std(self.into_std().ok()?);
         Some(Stream::Plain(socket))
@@ -22,6 +27,8 @@ impl Socket for TcpStream {
 }
 
 impl Socket for TlsStream<TcpStream> {
+    const BARE: bool = false;
+
     fn into_stream(self, unread: &mut Vec<u8>) -> Option<Stream> {
         let (socket, session) = self.into_inner();
         let socket = mio::net::TcpStream::from_std(socket.into_std().ok()?);

@@ -1,0 +1,318 @@
+//! The forms in which this node's subscribers take their messages, and the encoder behind them.
+//!
+//! Always true: a form is a function of the publication alone, so that its bytes are made once and serve every subscriber;
+//! what differs between readers (request heads, allowed origins) is written before it.
+//!
+//! Not here: when anything is sent (`desk`, `pusher`, `feed`).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fanfare_hub::publication::{PusherForms, deflated_frame};
+use fanfare_hub::{Encode, Form, Frames, Kind};
+use fanfare_proto::feed::{self, Message};
+use fanfare_proto::{server, ws};
+
+/// Pusher messages with a cursor, as `?positions=1` asks for.
+pub const POSITIONED: Form = Form(2);
+/// The same, compressed where that pays.
+pub const POSITIONED_DEFLATED: Form = Form(3);
+
+/// The form of a Pusher connection.
+pub fn pusher_form(positions: bool, deflate: bool) -> Form {
+    match (positions, deflate) {
+        (false, false) => Form::TEXT,
+        (false, true) => Form::DEFLATED,
+        (true, false) => POSITIONED,
+        (true, true) => POSITIONED_DEFLATED,
+    }
+}
+
+/// The number of the first form that [`feed_form`] makes.
+const FEED: u8 = 4;
+const FRAMINGS: u8 = 7;
+const FORMS: u8 = FEED + 2 * FRAMINGS;
+
+/// How a subscriber of `/sub` is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Framing {
+    /// WebSocket text frames.
+    Socket,
+    /// The same, compressed where that pays.
+    SocketDeflated,
+    /// Server-Sent Events, each in a chunk.
+    SseChunked,
+    /// Server-Sent Events.
+    Sse,
+    /// Lines, each in a chunk.
+    LinesChunked,
+    /// Lines.
+    Lines,
+    /// What follows the first lines of a response's head: the rest of it and the body of a long-poll's answer.
+    Answer,
+}
+
+/// What is said of each message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Format {
+    /// The payload alone.
+    Raw,
+    /// A JSON object around it.
+    Json,
+}
+
+/// The form of a subscriber of `/sub`.
+pub fn feed_form(framing: Framing, format: Format) -> Form {
+    Form(FEED + 2 * framing as u8 + format as u8)
+}
+
+/// Every form of this node.
+pub struct Forms {
+    pusher: PusherForms,
+}
+
+impl Forms {
+    /// Messages of fewer than `deflate_bytes_min` bytes are never compressed.
+    pub fn new(deflate_bytes_min: usize) -> Self {
+        Forms { pusher: PusherForms { deflate_bytes_min } }
+    }
+
+    fn positioned(&self, frames: &Frames, deflated: bool) -> Bytes {
+        if frames.publication().kind == Kind::Unaddressed {
+            return frames.bytes(if deflated { Form::DEFLATED } else { Form::TEXT }).clone();
+        }
+        if deflated {
+            let text = positioned_text(frames);
+            let deflated = deflated_frame(&text, self.pusher.deflate_bytes_min);
+            return deflated.unwrap_or_else(|| frames.bytes(POSITIONED).clone());
+        }
+        ws::text_frame(&positioned_text(frames)).into()
+    }
+
+    fn feed(&self, frames: &Frames, framing: Framing, format: Format) -> Bytes {
+        if !matches!(frames.publication().kind, Kind::Event | Kind::Presence { .. }) {
+            return Bytes::new();
+        }
+        let form = |framing| feed_form(framing, format);
+        match framing {
+            Framing::Socket => ws::text_frame(&item(frames, format)).into(),
+            Framing::SocketDeflated => {
+                let deflated = deflated_frame(&item(frames, format), self.pusher.deflate_bytes_min);
+                deflated.unwrap_or_else(|| frames.bytes(form(Framing::Socket)).clone())
+            }
+            Framing::SseChunked => chunked(frames.bytes(form(Framing::Sse))),
+            Framing::Sse => sse(frames, format).into(),
+            Framing::LinesChunked => chunked(frames.bytes(form(Framing::Lines))),
+            Framing::Lines => {
+                let mut line = item(frames, format);
+                line.push(b'\n');
+                line.into()
+            }
+            Framing::Answer => match format {
+                Format::Raw => raw_answer(frames, None).into(),
+                Format::Json => json_answer(std::iter::once(frames), cursor(frames).as_deref(), None).into(),
+            },
+        }
+    }
+}
+
+impl Encode for Forms {
+    fn forms(&self) -> usize {
+        usize::from(FORMS)
+    }
+
+    fn encode(&self, form: Form, frames: &Frames) -> Bytes {
+        match form {
+            Form::TEXT | Form::DEFLATED => self.pusher.encode(form, frames),
+            POSITIONED => self.positioned(frames, false),
+            POSITIONED_DEFLATED => self.positioned(frames, true),
+            Form(number) => {
+                let (framing, format) = of_feed(number);
+                self.feed(frames, framing, format)
+            }
+        }
+    }
+
+    fn join(&self, form: Form, frames: &[Arc<Frames>]) -> Bytes {
+        if form == feed_form(Framing::Answer, Format::Json) {
+            let newest = frames.iter().rev().find_map(|frames| cursor(frames));
+            return json_answer(frames.iter().map(|frames| &**frames), newest.as_deref(), None).into();
+        }
+        if form == feed_form(Framing::Answer, Format::Raw) {
+            // One payload is one answer; the poller asks for the next.
+            return frames[0].bytes(form).clone();
+        }
+        let mut out = Vec::with_capacity(frames.iter().map(|frames| frames.bytes(form).len()).sum());
+        frames.iter().for_each(|frames| out.extend_from_slice(frames.bytes(form)));
+        out.into()
+    }
+}
+
+fn of_feed(number: u8) -> (Framing, Format) {
+    let framing = match (number - FEED) / 2 {
+        0 => Framing::Socket,
+        1 => Framing::SocketDeflated,
+        2 => Framing::SseChunked,
+        3 => Framing::Sse,
+        4 => Framing::LinesChunked,
+        5 => Framing::Lines,
+        _ => Framing::Answer,
+    };
+    (framing, if (number - FEED) % 2 == 0 { Format::Raw } else { Format::Json })
+}
+
+fn chunked(bytes: &Bytes) -> Bytes {
+    let mut out = Vec::with_capacity(bytes.len() + 12);
+    feed::chunk(&mut out, bytes);
+    out.into()
+}
+
+fn positioned_text(frames: &Frames) -> Vec<u8> {
+    let publication = frames.publication();
+    let mut out = publication.text(frames.key().name());
+    server::positioned(&mut out, cursor(frames).as_deref(), publication.event_id.as_deref());
+    out
+}
+
+/// Where to resume after a publication, as text.
+pub fn cursor(frames: &Frames) -> Option<String> {
+    frames.mark().map(|mark| mark.cursor(frames.key()).to_string())
+}
+
+/// The payload, or the object around it.
+fn item(frames: &Frames, format: Format) -> Vec<u8> {
+    match format {
+        Format::Raw => payload(frames).into_owned().into_bytes(),
+        Format::Json => {
+            let mut out = Vec::with_capacity(160 + frames.publication().data.len());
+            object(&mut out, frames);
+            out
+        }
+    }
+}
+
+fn object(out: &mut Vec<u8>, frames: &Frames) {
+    let publication = frames.publication();
+    let cursor = cursor(frames);
+    let message = Message {
+        channel: frames.key().name(),
+        event: event_token(frames),
+        data: &publication.data,
+        cursor: cursor.as_deref(),
+        event_id: publication.event_id.as_deref(),
+        user_id: publication.user_id.as_deref(),
+        time_ms: publication.time_ms,
+    };
+    feed::message(out, &message);
+}
+
+fn event_token(frames: &Frames) -> &str {
+    let event = &frames.publication().event;
+    feed::public_name(event).unwrap_or(event)
+}
+
+fn payload(frames: &Frames) -> Cow<'_, str> {
+    unescaped(&frames.publication().data)
+}
+
+/// The text in a JSON string token.
+pub fn unescaped(token: &str) -> Cow<'_, str> {
+    match token.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
+        // A lone surrogate has no text; what stands there then is the token itself.
+        _ => serde_json::from_str(token).map_or(Cow::Borrowed(token), Cow::Owned),
+    }
+}
+
+fn sse(frames: &Frames, format: Format) -> Vec<u8> {
+    let mut out = Vec::with_capacity(160 + frames.publication().data.len());
+    let (id, event) = (cursor(frames), unescaped(event_token(frames)));
+    match format {
+        Format::Raw => feed::sse(&mut out, id.as_deref(), &event, &payload(frames)),
+        Format::Json => {
+            let object = item(frames, Format::Json);
+            feed::sse(&mut out, id.as_deref(), &event, std::str::from_utf8(&object).expect("JSON is text"));
+        }
+    }
+    out
+}
+
+/// An answer's head behind the lines that differ between readers, and its body: one payload with all that is known of it
+/// in headers.
+pub fn raw_answer(frames: &Frames, recovered: Option<bool>) -> Vec<u8> {
+    let publication = frames.publication();
+    let body = payload(frames);
+    let media_type = publication.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
+    let mut out = Vec::with_capacity(body.len() + 320);
+    header(&mut out, "Content-Type", media_type);
+    header(&mut out, "Fanfare-Event", &unescaped(event_token(frames)));
+    if let Some(id) = publication.event_id.as_deref() {
+        header(&mut out, "Fanfare-Event-Id", id);
+    }
+    recovered_header(&mut out, recovered);
+    cursor_headers(&mut out, cursor(frames).as_deref());
+    finish(&mut out, body.as_bytes());
+    out
+}
+
+/// The same with all of these as one object. `cursor` is where the reader stands then; `recovered` is told to those who
+/// asked to resume.
+pub fn json_answer<'a>(
+    frames: impl Iterator<Item = &'a Frames>,
+    cursor: Option<&str>,
+    recovered: Option<bool>,
+) -> Vec<u8> {
+    let mut body = br#"{"messages":["#.to_vec();
+    for (index, frames) in frames.enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        object(&mut body, frames);
+    }
+    body.push(b']');
+    if let Some(cursor) = cursor {
+        body.extend_from_slice(format!(r#","cursor":"{cursor}""#).as_bytes());
+    }
+    if let Some(recovered) = recovered {
+        body.extend_from_slice(format!(r#","recovered":{recovered}"#).as_bytes());
+    }
+    body.push(b'}');
+    let mut out = Vec::with_capacity(body.len() + 256);
+    header(&mut out, "Content-Type", "application/json");
+    recovered_header(&mut out, recovered);
+    cursor_headers(&mut out, cursor);
+    finish(&mut out, &body);
+    out
+}
+
+/// `Fanfare-Recovered`, for those who asked to resume.
+pub fn recovered_header(out: &mut Vec<u8>, recovered: Option<bool>) {
+    if let Some(recovered) = recovered {
+        header(out, "Fanfare-Recovered", if recovered { "true" } else { "false" });
+    }
+}
+
+/// `ETag` and `Fanfare-Cursor`, both the cursor.
+pub fn cursor_headers(out: &mut Vec<u8>, cursor: Option<&str>) {
+    if let Some(cursor) = cursor {
+        header(out, "ETag", &format!("\"{cursor}\""));
+        header(out, "Fanfare-Cursor", cursor);
+    }
+}
+
+/// A header field. Whatever could end it early is left out.
+pub fn header(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend(value.bytes().filter(|byte| *byte >= b' ' && *byte != 0x7f));
+    out.extend_from_slice(b"\r\n");
+}
+
+fn finish(out: &mut Vec<u8>, body: &[u8]) {
+    header(out, "Content-Length", &body.len().to_string());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
+}
