@@ -90,13 +90,16 @@ impl Node {
         let admin = bind(config.admin_listen)?;
         let certificates = config.tls.as_ref().map(Certificates::read).transpose()?;
         let apps = Apps::new(&config);
-        let tokens = Tokens::default();
         let settings = Arc::new(Settings::new(&config, echo));
         let occupancy = Occupancy::default();
         let (prepared, mailboxes): (Vec<_>, Vec<_>) =
             (0..n).map(|_| shard_loop::prepare()).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let routes = Arc::new(Routes::new(mailboxes, Arc::new(Forms::new(config.deflate_min_bytes))));
         let data = config.data_dir.as_deref().map(DataDir::open).transpose()?.flatten();
+        let tokens = match data.as_ref().and_then(DataDir::revocations) {
+            Some((journal, text)) => Tokens::kept_in(journal, &text),
+            None => Tokens::default(),
+        };
         let broker = match data.as_ref().and_then(DataDir::take_history) {
             Some(snapshot) => MemoryBroker::resume(routes.clone(), epoch(), snapshot),
             None => MemoryBroker::start(routes.clone(), epoch()),

@@ -1,12 +1,17 @@
 //! The data directory: what a server leaves behind for the one that starts in its place.
 //!
 //! Histories are written when the server has stopped in good order, and taken away when the next one starts. So after a
-//! crash there are none, the epochs are new, and clients are told that something may be missing.
+//! crash there are none, the epochs are new, and clients are told that something may be missing. Revocations of tokens are
+//! written as they come, as a crash must let nobody in.
 //!
 //! Always true:
-//! - a file of this directory is whole or not there, and a history is read at most once;
+//! - a history is whole or not there, and is read at most once;
 //! - no two servers use a directory at the same time;
 //! - a file that cannot be used, or a directory that cannot be made, costs the histories and nothing else.
+
+mod journal;
+
+pub use journal::Journal;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
@@ -20,6 +25,8 @@ const LOCK: &str = "lock";
 const HISTORY: &str = "history";
 /// Where a history is written before it gets its name.
 const UNFINISHED: &str = "history.unfinished";
+/// Tokens that were taken back.
+const REVOKED: &str = "revoked";
 /// Where a history that could not be read waits for somebody to look at it.
 const REFUSED: &str = "history.refused";
 
@@ -95,6 +102,13 @@ impl DataDir {
         let snapshot = Snapshot::read(&bytes, now_ms())?;
         std::fs::remove_file(self.path.join(REFUSED))?;
         Ok(snapshot)
+    }
+
+    /// Where revocations are written down, and what stands there. `None` if it cannot be: they end with this process.
+    pub fn revocations(&self) -> Option<(Journal, String)> {
+        let opened = Journal::open(self.path.join(REVOKED));
+        let failed = |error| tracing::error!(path = %self.path.display(), %error, "revocations cannot be kept");
+        opened.map_err(failed).ok()
     }
 
     /// Leaves the histories for the next server.

@@ -19,6 +19,7 @@ pub use revoked::{BadRevocation, Whose};
 
 use crate::apps::App;
 use crate::config::Secret;
+use crate::data::Journal;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use fanfare_proto::channel::BadName;
@@ -27,7 +28,8 @@ use fanfare_proto::sign::{digest_matches, hmac_digest};
 use revoked::Revocations;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
@@ -90,18 +92,33 @@ pub enum BadToken {
 /// Who may come in, and who no longer. Cheap to clone; clones share the revocations.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    revocations: Arc<Mutex<Revocations>>,
+    ledger: Arc<Mutex<Ledger>>,
     /// How many revocations there have been.
     changes: Arc<watch::Sender<u64>>,
 }
 
+/// The revocations, and where they are written down so that a restart does not let anybody in again.
+#[derive(Debug, Default)]
+struct Ledger {
+    revocations: Revocations,
+    journal: Option<Journal>,
+}
+
 impl Default for Tokens {
+    /// Revocations end with this process.
     fn default() -> Tokens {
-        Tokens { revocations: Arc::default(), changes: Arc::new(watch::Sender::new(0)) }
+        Tokens { ledger: Arc::default(), changes: Arc::new(watch::Sender::new(0)) }
     }
 }
 
 impl Tokens {
+    /// Goes on with the revocations that `text` holds, and writes further ones to the journal that it is from.
+    pub fn kept_in(journal: Journal, text: &str) -> Tokens {
+        let mut ledger = Ledger { revocations: Revocations::restored(text, now_s()), journal: Some(journal) };
+        ledger.rewrite();
+        Tokens { ledger: Arc::new(Mutex::new(ledger)), ..Tokens::default() }
+    }
+
     /// What the token says, if it is good and the app's own.
     pub fn verify(&self, app: &App, token: &str) -> Result<Claims, BadToken> {
         self.verify_at(app, token, now_s())
@@ -115,7 +132,7 @@ impl Tokens {
         if claims.nbf_s > now_s + LEEWAY_S {
             return Err(BadToken::Early { in_s: claims.nbf_s - now_s });
         }
-        match self.revocations().covers(&app.id, &claims, now_s) {
+        match self.ledger().revocations.covers(&app.id, &claims, now_s) {
             true => Err(BadToken::Revoked),
             false => Ok(claims),
         }
@@ -123,12 +140,12 @@ impl Tokens {
 
     /// Whether the token that said this has been taken back since.
     pub fn is_revoked(&self, app: &str, claims: &Claims) -> bool {
-        self.revocations().covers(app, claims, now_s())
+        self.ledger().revocations.covers(app, claims, now_s())
     }
 
     /// Takes tokens back. `exp_s`: when they expire at the latest, where the caller knows.
     pub fn revoke(&self, app: &str, whose: Whose, exp_s: Option<u64>) -> Result<(), BadRevocation> {
-        self.revocations().add(app, whose, exp_s, now_s())?;
+        self.ledger().add(app, whose, exp_s)?;
         self.changes.send_modify(|changes| *changes += 1);
         Ok(())
     }
@@ -138,9 +155,34 @@ impl Tokens {
         self.changes.subscribe()
     }
 
-    fn revocations(&self) -> std::sync::MutexGuard<'_, Revocations> {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // The tables are sound between any two statements, so a poisoned lock tells nothing.
-        self.revocations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ledger {
+    fn add(&mut self, app: &str, whose: Whose, exp_s: Option<u64>) -> Result<(), BadRevocation> {
+        let now_s = now_s();
+        // What has expired leaves the table from time to time, and then the file.
+        if self.revocations.make_room(now_s) {
+            self.rewrite();
+        }
+        let line = self.revocations.add(app, whose, exp_s, now_s)?;
+        self.write(|journal| journal.append(&line));
+        Ok(())
+    }
+
+    fn rewrite(&mut self) {
+        let lines: Vec<String> = self.revocations.lines().collect();
+        self.write(|journal| journal.rewrite(lines.into_iter()));
+    }
+
+    /// A revocation that cannot be written down still holds, as long as this process lives.
+    fn write(&mut self, write: impl FnOnce(&mut Journal) -> io::Result<()>) {
+        if let Some(Err(error)) = self.journal.as_mut().map(write) {
+            tracing::error!(%error, "a revocation is not written down, and will end with this process");
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Which tokens have been taken back, and for how long that has to be remembered.
 
-use super::Claims;
+use super::{Claims, LEEWAY_S};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -66,41 +68,92 @@ struct Entry {
     until_s: u64,
 }
 
+/// A revocation as it is written down.
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    app: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<Cow<'a, str>>,
+    at_s: u64,
+    until_s: u64,
+}
+
 impl Revocations {
+    /// Reads what [`Self::lines`] and [`Self::add`] wrote; what is no whole line is left out.
+    pub(super) fn restored(text: &str, now_s: u64) -> Revocations {
+        let mut revocations = Revocations::default();
+        for line in text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()) {
+            let whose = match (line.jti, line.sub) {
+                (Some(jti), None) => Whose::Token(jti.into()),
+                (None, Some(sub)) => Whose::User(sub.into()),
+                _ => continue,
+            };
+            if line.until_s > now_s && revocations.len < REVOCATIONS_MAX {
+                revocations.put(&line.app, whose, Entry { at_s: line.at_s, until_s: line.until_s });
+            }
+        }
+        revocations
+    }
+
+    /// All of them, each as a line.
+    pub(super) fn lines(&self) -> impl Iterator<Item = String> {
+        self.apps.iter().flat_map(|(app, of_app)| {
+            let tokens = of_app.tokens.iter().map(|(jti, entry)| entry.line(app, &Whose::Token(jti.clone())));
+            let users = of_app.users.iter().map(|(sub, entry)| entry.line(app, &Whose::User(sub.clone())));
+            tokens.chain(users)
+        })
+    }
+
     /// Whether the app's token that says this has been taken back.
     pub(super) fn covers(&self, app: &str, claims: &Claims, now_s: u64) -> bool {
         let Some(of_app) = self.apps.get(app) else { return false };
         let token = claims.jti.as_deref().and_then(|jti| of_app.tokens.get(jti));
         let user = claims.sub.as_deref().and_then(|sub| of_app.users.get(sub));
         let user = user.filter(|entry| claims.iat_s <= entry.at_s);
-        token.or(user).is_some_and(|entry| now_s < entry.until_s)
+        [token, user].into_iter().flatten().any(|entry| now_s < entry.until_s)
     }
 
-    pub(super) fn add(&mut self, app: &str, whose: Whose, exp_s: Option<u64>, now_s: u64) -> Result<(), BadRevocation> {
-        let (Whose::Token(name) | Whose::User(name)) = &whose;
+    /// Adds one, and returns its line.
+    pub(super) fn add(
+        &mut self,
+        app: &str,
+        whose: Whose,
+        exp_s: Option<u64>,
+        now_s: u64,
+    ) -> Result<String, BadRevocation> {
+        let (name, default_s) = match &whose {
+            Whose::Token(jti) => (jti, TOKEN_S),
+            Whose::User(sub) => (sub, USER_S),
+        };
         if name.is_empty() || name.len() > NAME_LEN_MAX {
             return Err(BadRevocation::Name { found: name.len() });
-        }
-        if self.len >= self.look_through_at {
-            self.forget_before(now_s);
         }
         if self.len >= REVOCATIONS_MAX {
             return Err(BadRevocation::TooMany);
         }
-        let of_app = self.apps.entry(app.into()).or_default();
-        let (table, name, default_s) = match whose {
-            Whose::Token(jti) => (&mut of_app.tokens, jti, TOKEN_S),
-            Whose::User(sub) => (&mut of_app.users, sub, USER_S),
-        };
-        let until_s = exp_s.unwrap_or(now_s + default_s);
-        let entry = Entry { at_s: now_s, until_s: until_s.saturating_add(super::LEEWAY_S) };
-        let earlier = table.insert(name, entry);
-        self.len += usize::from(earlier.is_none());
-        Ok(())
+        let until_s = exp_s.unwrap_or(now_s + default_s).saturating_add(LEEWAY_S);
+        let entry = Entry { at_s: now_s, until_s };
+        let line = entry.line(app, &whose);
+        self.put(app, whose, entry);
+        Ok(line)
     }
 
-    /// What has expired needs no refusal of its own.
-    fn forget_before(&mut self, now_s: u64) {
+    fn put(&mut self, app: &str, whose: Whose, entry: Entry) {
+        let of_app = self.apps.entry(app.into()).or_default();
+        let earlier = match whose {
+            Whose::Token(jti) => of_app.tokens.insert(jti, entry),
+            Whose::User(sub) => of_app.users.insert(sub, entry),
+        };
+        self.len += usize::from(earlier.is_none());
+    }
+
+    /// Forgets what has expired, which needs no refusal of its own. `false`: there are too few for a look.
+    pub(super) fn make_room(&mut self, now_s: u64) -> bool {
+        if self.len < self.look_through_at.max(LOOK_THROUGH_MIN) {
+            return false;
+        }
         let mut len = 0;
         self.apps.retain(|_, of_app| {
             of_app.tokens.retain(|_, entry| entry.until_s > now_s);
@@ -110,6 +163,18 @@ impl Revocations {
             left > 0
         });
         self.len = len;
-        self.look_through_at = (2 * len).clamp(LOOK_THROUGH_MIN, REVOCATIONS_MAX);
+        self.look_through_at = (2 * len).min(REVOCATIONS_MAX);
+        true
+    }
+}
+
+impl Entry {
+    fn line(&self, app: &str, whose: &Whose) -> String {
+        let (jti, sub) = match whose {
+            Whose::Token(jti) => (Some(Cow::from(&**jti)), None),
+            Whose::User(sub) => (None, Some(Cow::from(&**sub))),
+        };
+        let line = Line { app: app.into(), jti, sub, at_s: self.at_s, until_s: self.until_s };
+        serde_json::to_string(&line).expect("text and numbers have a JSON form")
     }
 }

@@ -163,7 +163,7 @@ fn a_revoked_token_stays_refused_until_it_has_expired() {
     assert!(tokens.verify(&one, &of("k1", "s1", "")).is_ok());
     assert!(tokens.verify(&two, &of("k2", "s2", r#","jti":"t1""#)).is_ok(), "another app's token is another token");
     // By then it is refused for its age.
-    assert!(!tokens.revocations().covers("1", &claims, exp_s + LEEWAY_S));
+    assert!(!tokens.ledger().revocations.covers("1", &claims, exp_s + LEEWAY_S));
 }
 
 #[test]
@@ -182,12 +182,32 @@ fn a_users_earlier_tokens_are_revoked_and_not_the_later_ones() {
 #[test]
 fn revocations_are_bounded_and_the_expired_make_room() {
     let mut revocations = Revocations::default();
-    let mut add = |n: usize, now_s| revocations.add("1", Whose::Token(n.to_string().into()), Some(NOW_S + 60), now_s);
+    let mut add = |n: usize, now_s| {
+        revocations.make_room(now_s);
+        revocations.add("1", Whose::Token(n.to_string().into()), Some(NOW_S + 60), now_s).map(drop)
+    };
     let taken = (0..200_000).take_while(|n| add(*n, NOW_S).is_ok()).count();
     assert_eq!(taken, 100_000);
     assert_eq!(add(200_000, NOW_S), Err(BadRevocation::TooMany));
     assert_eq!(add(200_000, NOW_S + 120), Ok(()));
     assert_eq!(revocations.add("1", Whose::User("".into()), None, NOW_S), Err(BadRevocation::Name { found: 0 }));
+}
+
+#[test]
+fn revocations_are_read_as_they_were_written() {
+    let mut revocations = Revocations::default();
+    let mut text = revocations.add("1", Whose::User("a\n\"n".into()), None, NOW_S).expect("there is room");
+    text += "\n{\"app\":\"1\"}\nno line at all\n";
+    text += &revocations.add("2", Whose::Token("t".into()), Some(NOW_S + 60), NOW_S).expect("there is room");
+    let lines = |revocations: &Revocations| {
+        let mut lines: Vec<_> = revocations.lines().collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(lines(&Revocations::restored(&text, NOW_S)), lines(&revocations));
+    assert_eq!(lines(&Revocations::restored(&text, NOW_S + 120)).len(), 1, "what has expired is left out");
+    let cut = &text[..text.len() - 1];
+    assert_eq!(lines(&Revocations::restored(cut, NOW_S)).len(), 1, "and what was cut short");
 }
 
 #[test]

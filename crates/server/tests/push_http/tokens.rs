@@ -64,6 +64,22 @@ fn a_revoked_token_stays_out_and_so_do_a_users_earlier_ones() {
 }
 
 #[test]
+fn a_revocation_outlives_the_server_even_if_that_is_killed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data_dir = ["--data-dir", folder.path().to_str().expect("a plain path")];
+    let start = || Server::start_with(&one_app(""), &data_dir);
+    let (one, two) = (token(json!({"publish": ["*"], "jti": "1"})), token(json!({"publish": ["*"], "jti": "2"})));
+    let server = start();
+    server.post("/tokens/revoke", &json!({"jti": "1"})).expect(200, "{}");
+    drop(server);
+    for _ in 0..2 {
+        let server = start();
+        status(&server, &one, ROOM, 401, "was revoked");
+        status(&server, &two, ROOM, 202, "");
+    }
+}
+
+#[test]
 fn a_revocation_says_whose_and_is_signed() {
     let server = server("");
     let revoke = |body| server.post("/tokens/revoke", &body);
