@@ -29,6 +29,7 @@ use crate::edge::door::{self, Door, Http};
 use crate::edge::forms::Forms;
 use crate::edge::listen::Reader;
 use crate::edge::shard_loop::Kit;
+use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, Occupancy, Order, Returned, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
@@ -68,6 +69,7 @@ struct Node {
 /// Plain HTTP on the public listener.
 struct Public {
     api: Api,
+    subscriptions: Subscriptions,
     apps: Apps,
     answers: Arc<Answers>,
 }
@@ -76,6 +78,9 @@ impl Http for Public {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         if let Some(page) = demo::page(request.method(), request.uri().path(), &self.apps) {
             return page.map(Body::from);
+        }
+        if self.subscriptions.are_at(request.uri().path()) {
+            return self.subscriptions.answer(&request).await;
         }
         let response = self.api.serve(request).await;
         self.answers.count(response.status());
@@ -146,7 +151,8 @@ impl Node {
         let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), &self.config);
         let mut revocations = self.tokens.changes();
         let answers = Arc::<Answers>::default();
-        let public = Arc::new(Public { api, apps: self.apps.clone(), answers: answers.clone() });
+        let subscriptions = Subscriptions::new(self.gatekeeper.clone(), self.loops.clone());
+        let public = Arc::new(Public { api, subscriptions, apps: self.apps.clone(), answers: answers.clone() });
         let tls = self.certificates.as_ref().map(Certificates::server_config).transpose()?;
         let door = Door::new(self.gatekeeper, self.loops.clone(), public, tls, stopping.clone());
         let mut door = tokio::spawn(door.run(self.public, self.returned));

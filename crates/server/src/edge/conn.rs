@@ -71,6 +71,8 @@ pub struct Polls {
     pub conditional: bool,
     /// Another request may follow.
     pub keep_alive: bool,
+    /// It waits for something to say, where there is nothing.
+    pub waits: bool,
 }
 
 /// Subscriptions of `/sub` that are let in together, so that what they missed can be told in order.

@@ -26,7 +26,7 @@ use super::conn::{Awaited, Conn, Joining, Polls, Talk};
 use super::desk::Desk;
 use super::door::head::{HEADERS_MAX, Parsed};
 use super::forms::{self, Format, Framing};
-use super::listen::{self, Listen, Refused, Transport, Wanted};
+use super::listen::{self, Carrier, Listen, Refused, Transport, Wanted};
 use super::upgrade::is_upgrade;
 use crate::apps::App;
 use crate::tokens::{self, Claims};
@@ -69,9 +69,9 @@ impl Desk {
         conn.deadline_s = deadline_s;
         conn.talk = match listen.transport {
             Transport::Socket => Talk::Socket,
-            Transport::Sse if listen.chunked => Talk::Stream(Framing::SseChunked),
+            Transport::Sse if listen.carrier.is_chunked() => Talk::Stream(Framing::SseChunked),
             Transport::Sse => Talk::Stream(Framing::Sse),
-            Transport::Stream if listen.chunked => Talk::Stream(Framing::LinesChunked),
+            Transport::Stream if listen.carrier.is_chunked() => Talk::Stream(Framing::LinesChunked),
             Transport::Stream => Talk::Stream(Framing::Lines),
             Transport::LongPoll | Transport::Poll => Talk::Polls(Box::new(Polls {
                 lead: Some(lead.clone()),
@@ -79,6 +79,7 @@ impl Desk {
                 cursor: None,
                 conditional: listen.conditional,
                 keep_alive: listen.keep_alive,
+                waits: listen.transport == Transport::LongPoll,
             })),
         };
         if matches!(conn.talk, Talk::Stream(_)) {
@@ -260,8 +261,9 @@ impl Desk {
         let cursor = cursor_of(entered);
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
         polls.cursor = cursor.clone();
+        let waits = polls.waits;
         if missed.is_empty() && recovered != Some(false) {
-            return self.go_live(key, entered);
+            return if waits { self.go_live(key, entered) } else { self.answer_nothing(key) };
         }
         let answer = match (polls.format, missed.first()) {
             (Format::Json, _) => {
@@ -576,37 +578,52 @@ fn control(framing: Framing, id: Option<&str>, event: &str, object: impl FnOnce(
 
 /// What a response begins with: of a stream, head and opening; of a long-poll, the lines that differ between readers.
 fn lead(listen: &Listen, random: u64) -> Vec<u8> {
+    let opening = match listen.transport {
+        Transport::Socket => return Vec::new(),
+        Transport::LongPoll | Transport::Poll => return poll_lead(listen),
+        Transport::Sse => format!(":ok\nretry: {}\n\n", RETRY_MS + random % (2 * RETRY_MS)),
+        Transport::Stream => String::new(),
+    };
+    let mut out = match listen.carrier {
+        Carrier::Body => return opening.into_bytes(),
+        Carrier::Http10 | Carrier::Http11 => stream_head(listen),
+    };
+    match listen.carrier.is_chunked() {
+        true => feed::chunk(&mut out, opening.as_bytes()),
+        false => out.extend_from_slice(opening.as_bytes()),
+    }
+    out
+}
+
+fn stream_head(listen: &Listen) -> Vec<u8> {
+    let mut out = first_lines(listen);
+    let media_type = match (listen.transport, listen.format) {
+        (Transport::Sse, _) => "text/event-stream; charset=utf-8",
+        (_, Format::Json) => "application/x-ndjson",
+        (_, Format::Raw) => "text/plain; charset=utf-8",
+    };
+    forms::header(&mut out, "Content-Type", media_type);
+    let length = if listen.carrier.is_chunked() { "Transfer-Encoding: chunked" } else { "Connection: close" };
+    out.extend_from_slice(length.as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
+    out
+}
+
+fn poll_lead(listen: &Listen) -> Vec<u8> {
+    let mut out = first_lines(listen);
+    let connection: &[u8] = match (listen.carrier, listen.keep_alive) {
+        (Carrier::Http10, true) => b"Connection: keep-alive\r\n",
+        (_, true) => b"",
+        (_, false) => b"Connection: close\r\n",
+    };
+    out.extend_from_slice(connection);
+    out
+}
+
+fn first_lines(listen: &Listen) -> Vec<u8> {
     let mut out = b"HTTP/1.1 200 OK\r\n".to_vec();
     out.extend_from_slice(listen::UNBUFFERED);
     listen::cors(&mut out, listen.origin.as_deref());
-    let media_type = match (listen.transport, listen.format) {
-        (Transport::Socket, _) => return Vec::new(),
-        (Transport::LongPoll | Transport::Poll, _) => {
-            let connection: &[u8] = match (listen.chunked, listen.keep_alive) {
-                (true, true) => b"",
-                (false, true) => b"Connection: keep-alive\r\n",
-                (_, false) => b"Connection: close\r\n",
-            };
-            out.extend_from_slice(connection);
-            return out;
-        }
-        (Transport::Sse, _) => "text/event-stream; charset=utf-8",
-        (Transport::Stream, Format::Json) => "application/x-ndjson",
-        (Transport::Stream, Format::Raw) => "text/plain; charset=utf-8",
-    };
-    forms::header(&mut out, "Content-Type", media_type);
-    out.extend_from_slice(if listen.chunked {
-        b"Transfer-Encoding: chunked\r\n\r\n"
-    } else {
-        b"Connection: close\r\n\r\n"
-    });
-    if listen.transport == Transport::Sse {
-        let opening = format!(":ok\nretry: {}\n\n", RETRY_MS + random % (2 * RETRY_MS));
-        match listen.chunked {
-            true => feed::chunk(&mut out, opening.as_bytes()),
-            false => out.extend_from_slice(opening.as_bytes()),
-        }
-    }
     out
 }
 

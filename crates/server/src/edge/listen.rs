@@ -42,6 +42,24 @@ pub enum Transport {
     Poll,
 }
 
+/// What an answer is written on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A socket whose peer knows no chunks.
+    Http10,
+    /// A socket whose peer does.
+    Http11,
+    /// The body of an answer that hyper frames.
+    Body,
+}
+
+impl Carrier {
+    /// Whether a stream on it goes out in chunks.
+    pub fn is_chunked(self) -> bool {
+        self == Carrier::Http11
+    }
+}
+
 /// A channel that a subscriber may read.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -72,8 +90,8 @@ pub struct Listen {
     pub origin: Option<Box<str>>,
     /// It sent `If-None-Match`: an answer without news is 304.
     pub conditional: bool,
-    /// HTTP/1.1, which knows chunks.
-    pub chunked: bool,
+    /// What its answer is written on.
+    pub carrier: Carrier,
     /// Another request may follow on the connection.
     pub keep_alive: bool,
     /// How long a long-poll waits, in seconds.
@@ -85,7 +103,7 @@ pub struct Listen {
 impl Listen {
     /// The form in which its messages are written to a socket. `deflate`: whether a WebSocket takes compressed ones.
     pub fn form(&self, deflate: bool) -> Form {
-        let framing = match (self.transport, self.chunked) {
+        let framing = match (self.transport, self.carrier.is_chunked()) {
             (Transport::Socket, _) if deflate => Framing::SocketDeflated,
             (Transport::Socket, _) => Framing::Socket,
             (Transport::Sse, true) => Framing::SseChunked,
@@ -218,13 +236,14 @@ impl Reader {
         if channels.is_empty() && transport != Transport::Socket {
             return Err(Refused::NoChannel);
         }
+        let format = format(&query, channels.len())?;
         let conditional = head.header("if-none-match").is_some();
         Ok(Listen {
-            since: since(head, &query, &app)?,
-            format: format(&query, channels.len())?,
+            since: since(head, &query, &app)?.or_else(|| newest(transport, format)),
+            format,
             wait_s: number(&query, "wait", 1, WAIT_S_MAX, "seconds from 1 to 55")?,
             sid: query.value("sid").map(|sid| sid.into_owned().into()),
-            chunked: head.is_http_11(),
+            carrier: if head.is_http_11() { Carrier::Http11 } else { Carrier::Http10 },
             keep_alive: keeps_alive(head),
             app,
             channels,
@@ -327,6 +346,11 @@ fn since(head: &impl Head, query: &Query<'_>, app: &App) -> Result<Option<Since>
     }
     let last = number(query, "backtrack", 0, BACKTRACK_MAX, "a whole number")?;
     Ok(last.map(Since::Last))
+}
+
+/// A poll of payloads alone that names no place is answered with the newest: there is nowhere else to say where it is.
+fn newest(transport: Transport, format: Format) -> Option<Since> {
+    (transport == Transport::Poll && format == Format::Raw).then_some(Since::Last(1))
 }
 
 /// A cursor that one of this app's channels gave.

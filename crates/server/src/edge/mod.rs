@@ -12,6 +12,7 @@
 //! | `desk` | what a loop knows: its shard, its apps, its requests to the control plane |
 //! | `pusher` | the Pusher conversation with one connection |
 //! | `listen` | what a request under `/sub` asks for, and whether it may have it |
+//! | `subscribe` | requests under `/sub` that hyper serves |
 //! | `feed` | the conversation with one subscriber of `/sub`, by whatever transport |
 //! | `forms` | the forms in which publications are written |
 //! | `conn` | what is kept for each connection |
@@ -33,6 +34,7 @@ mod pusher;
 pub mod shard_loop;
 mod stats;
 mod stream;
+pub mod subscribe;
 mod tls;
 pub mod upgrade;
 

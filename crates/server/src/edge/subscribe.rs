@@ -1,0 +1,180 @@
+//! Requests under `/sub` that hyper serves: preflights, refusals, and every subscriber whose socket no loop can have, which
+//! is all of HTTP/2.
+//!
+//! A subscriber is a connection of a loop here too, written on a pipe: what a loop says on a socket becomes the body of an
+//! answer, and a poller's answer, head and all, becomes hyper's.
+//!
+//! Not here: what is said (`feed`), sessions of those who poll presence channels.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use fanfare_proto::json::json_string_token;
+use http_body_util::Full;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+
+use super::door::head::{HEADERS_MAX, HyperHead};
+use super::forms::Format;
+use super::listen::{self, Carrier, Listen, Refused, Transport};
+use super::pipe::PipeReader;
+use super::upgrade::Gatekeeper;
+use super::{Arrival, Body, LoopHandle, Order, Refusal, Stream};
+
+/// The answers to requests under `/sub`.
+pub struct Subscriptions {
+    gatekeeper: Gatekeeper,
+    loops: Vec<LoopHandle>,
+    next: AtomicUsize,
+}
+
+impl Subscriptions {
+    /// For subscribers of these loops.
+    pub fn new(gatekeeper: Gatekeeper, loops: Vec<LoopHandle>) -> Self {
+        Subscriptions { gatekeeper, loops, next: AtomicUsize::new(0) }
+    }
+
+    /// Whether requests for this path are answered here.
+    pub fn are_at(&self, path: &str) -> bool {
+        self.gatekeeper.reader.is_ours(path)
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let origin = request.headers().get("origin").and_then(|origin| origin.to_str().ok());
+        match *request.method() {
+            Method::OPTIONS => return preflight(origin, "GET, OPTIONS"),
+            Method::GET => {}
+            _ => return refusal(origin, StatusCode::METHOD_NOT_ALLOWED, "expected GET"),
+        }
+        match self.gatekeeper.reader.read(&HyperHead(request)) {
+            Some(Ok(listen)) => self.serve(listen).await,
+            Some(Err(refused)) => refused_response(origin, &refused),
+            None => refused_response(origin, &Refused::NoChannel),
+        }
+    }
+
+    async fn serve(&self, mut listen: Listen) -> Response<Body> {
+        listen.carrier = Carrier::Body;
+        let (transport, format, origin) = (listen.transport, listen.format, listen.origin.clone());
+        let reader = match self.adopt(listen).await {
+            Ok(reader) => reader,
+            Err(refusal) => return full(origin.as_deref(), &refusal),
+        };
+        let media_type = match (transport, format) {
+            (Transport::LongPoll | Transport::Poll | Transport::Socket, _) => return whole(reader).await,
+            (Transport::Sse, _) => "text/event-stream; charset=utf-8",
+            (Transport::Stream, Format::Json) => "application/x-ndjson",
+            (Transport::Stream, Format::Raw) => "text/plain; charset=utf-8",
+        };
+        let mut response = Response::new(Body::from(reader));
+        head(response.headers_mut(), origin.as_deref());
+        response.headers_mut().insert("content-type", HeaderValue::from_static(media_type));
+        response
+    }
+
+    /// Puts a subscriber into a loop; what it is told comes out of the reader.
+    async fn adopt(&self, listen: Listen) -> Result<PipeReader, Refusal> {
+        let verdict = Ok(self.gatekeeper.admit(listen, false)?);
+        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.loops.len();
+        let (stream, reader) = Stream::pipe(&self.loops[index]);
+        let arrival = Arrival { stream, head: Vec::new(), unread: Vec::new(), verdict };
+        self.loops[index].orders.send(Order::Adopt(Box::new(arrival))).await;
+        Ok(reader)
+    }
+}
+
+/// A poller's answer as its loop wrote it, read into hyper's terms.
+async fn whole(mut reader: PipeReader) -> Response<Body> {
+    let mut bytes = BytesMut::new();
+    loop {
+        if let Some(response) = parse(&bytes) {
+            return response;
+        }
+        match poll_fn(|cx| reader.poll_read(cx)).await {
+            Some(more) => bytes.extend_from_slice(&more),
+            // The loop ended first: the process stops, or the app has gone.
+            None => return refusal(None, StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
+        }
+    }
+}
+
+/// The answer, if all of it is there.
+fn parse(bytes: &[u8]) -> Option<Response<Body>> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut headers);
+    let Ok(httparse::Status::Complete(len)) = parsed.parse(bytes) else { return None };
+    let mut response = Response::new(Body::from(Full::default()));
+    *response.status_mut() = StatusCode::from_u16(parsed.code?).ok()?;
+    for field in parsed.headers.iter() {
+        if let (Ok(name), Ok(value)) = (field.name.parse::<HeaderName>(), HeaderValue::from_bytes(field.value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    // Whether the connection goes on is between hyper and the peer.
+    response.headers_mut().remove("connection");
+    let body_len =
+        response.headers().get("content-length").and_then(|len| len.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let body = bytes.get(len..len + body_len)?;
+    *response.body_mut() = Full::from(Bytes::copy_from_slice(body)).into();
+    Some(response)
+}
+
+fn refused_response(origin: Option<&str>, refused: &Refused) -> Response<Body> {
+    let status = StatusCode::from_u16(refused.status()).expect("a status of ours");
+    refusal(origin, status, &refused.to_string())
+}
+
+/// No room: come back later.
+fn full(origin: Option<&str>, why: &Refusal) -> Response<Body> {
+    let mut response = refusal(origin, StatusCode::SERVICE_UNAVAILABLE, &why.message);
+    response.headers_mut().insert("retry-after", HeaderValue::from_static("5"));
+    response
+}
+
+/// An error as JSON, which pages may read.
+fn refusal(origin: Option<&str>, status: StatusCode, message: &str) -> Response<Body> {
+    let body = format!("{{\"error\":{}}}\n", json_string_token(message));
+    let mut response = Response::new(Body::from(Full::from(body)));
+    *response.status_mut() = status;
+    head(response.headers_mut(), origin);
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert("allow", HeaderValue::from_static("GET, OPTIONS"));
+    }
+    response
+}
+
+/// What every answer says to proxies and pages.
+fn head(headers: &mut HeaderMap, origin: Option<&str>) {
+    let mut lines = listen::UNBUFFERED.to_vec();
+    listen::cors(&mut lines, origin);
+    let text = String::from_utf8_lossy(&lines);
+    for (name, value) in text.lines().filter_map(|line| line.split_once(": ")) {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse()) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// The answer to a page that asks first (Fetch standard, "CORS-preflight request").
+pub fn preflight(origin: Option<&str>, methods: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(Full::default()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    head(response.headers_mut(), origin);
+    let allowed = [
+        ("access-control-allow-methods", methods),
+        ("access-control-allow-headers", ALLOWED_HEADERS),
+        ("access-control-max-age", "86400"),
+        ("allow", methods),
+    ];
+    for (name, value) in allowed {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response.headers_mut().remove("cache-control");
+    response
+}
+
+const ALLOWED_HEADERS: &str = "Last-Event-ID, Cache-Control, Authorization, Content-Type, If-None-Match, \
+If-Modified-Since, Idempotency-Key, Event-Id, Event-Type";
