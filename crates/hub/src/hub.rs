@@ -20,6 +20,7 @@ use crate::key::ChannelKey;
 use crate::mail::{Mail, Mailbox, Request};
 use crate::presence::{Counts, Member, PresenceStore, StoreError};
 use crate::publication::{Encode, Frames, Kind, Publication};
+use crate::seconds::Seconds;
 use crate::stripe::{Ask, Stripe};
 
 /// Loops that a node may have: their set is one word.
@@ -93,6 +94,7 @@ pub struct Hub {
     broker: Arc<dyn Broker>,
     presence: Arc<dyn PresenceStore>,
     requests: Requests,
+    seconds: Arc<Seconds>,
 }
 
 /// Where loops put their requests; cheap to clone.
@@ -148,7 +150,7 @@ impl Hub {
             let stripe = Stripe::new(routes.clone(), broker.clone(), presence.clone(), settle);
             tokio::spawn(stripe.run(inbox));
         }
-        Hub { broker, presence, requests }
+        Hub { broker, presence, requests, seconds: Arc::default() }
     }
 
     /// Where this node's loops put their requests.
@@ -156,13 +158,14 @@ impl Hub {
         self.requests.clone()
     }
 
-    /// Publishes to every subscriber of the channel on every node.
+    /// Publishes to every subscriber of the channel on every node; without a time, it is of now.
     pub async fn publish(
         &self,
         key: &ChannelKey,
-        publication: Publication,
+        mut publication: Publication,
         post: impl Into<Post>,
     ) -> Result<Published, BrokerError> {
+        (publication.time_ms, publication.tag) = self.seconds.next(publication.time_ms);
         self.broker.publish(key, publication, post.into()).await
     }
 

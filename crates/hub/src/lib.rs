@@ -15,6 +15,7 @@ pub mod mail;
 pub mod memory;
 pub mod presence;
 pub mod publication;
+mod seconds;
 pub mod shard;
 pub mod slots;
 mod stripe;

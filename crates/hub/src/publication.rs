@@ -50,6 +50,8 @@ pub struct Publication {
     pub content_type: Option<Arc<str>>,
     /// When it was published, in milliseconds since the Unix epoch; 0 if nobody is to be told.
     pub time_ms: u64,
+    /// Its number among what the node published in the same second, from 1; 0 before it is published.
+    pub tag: u32,
     /// The publisher's share of its app's window, until it is published; given back once every loop has walked its
     /// subscribers.
     pub permit: Option<OwnedSemaphorePermit>,
@@ -67,6 +69,7 @@ impl Publication {
             event_id: None,
             content_type: None,
             time_ms: 0,
+            tag: 0,
             permit: None,
         }
     }
@@ -82,6 +85,7 @@ impl Publication {
             event_id: self.event_id.clone(),
             content_type: self.content_type.clone(),
             time_ms: self.time_ms,
+            tag: self.tag,
             permit: None,
         }
     }

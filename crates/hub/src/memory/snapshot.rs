@@ -188,6 +188,7 @@ impl<W: Write> Writer<W> {
         self.number(kind)?;
         self.number(version)?;
         self.number(publication.time_ms)?;
+        self.number(publication.tag.into())?;
         self.text(&publication.event)?;
         self.text(&publication.data)?;
         let (event_id, content_type) = (publication.event_id.as_deref(), publication.content_type.as_deref());
@@ -294,9 +295,9 @@ impl<'f> Reader<'f> {
             (3, _) => Kind::Terminate,
             _ => return None,
         };
-        let time_ms = self.number()?;
+        let (time_ms, tag) = (self.number()?, u32::try_from(self.number()?).ok()?);
         let mut publication = Publication::event(self.text()?, self.text()?);
-        (publication.kind, publication.time_ms) = (kind, time_ms);
+        (publication.kind, publication.time_ms, publication.tag) = (kind, time_ms, tag);
         publication.user_id = self.optional(Reader::text)?.map(Into::into);
         publication.event_id = self.optional(Reader::text)?.map(Into::into);
         publication.content_type = self.optional(Reader::text)?.map(Into::into);
