@@ -32,6 +32,9 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// and then in the outbox, whose bound is the one that counts.
 const STREAM_SEND_BYTES: usize = 16 << 10;
 
+/// Bytes of answers that hyper keeps for an HTTP/1.1 peer that does not read; the same for a request's head.
+const UNSENT_BYTES_MAX: usize = 64 << 10;
+
 /// Bytes of a request's headers, as in HTTP/1.1.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 
@@ -47,7 +50,8 @@ where
     A: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).pipeline_flush(true);
+    // No `pipeline_flush`: with it hyper takes all of a body that it cannot send, however large.
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(UNSENT_BYTES_MAX);
     let connection = builder.serve_connection(TokioIo::new(io), service_fn(answer)).with_upgrades();
     tokio::pin!(connection);
     // How a connection ended is the peer's business: it has had its answers, or has left.
