@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use fanfare_hub::Hub;
 use fanfare_hub::hub::{LOOPS_MAX, Routes};
 use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
+use fanfare_hub::{Encode, Hub};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use mio::net::TcpListener;
@@ -34,7 +34,7 @@ use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, Occupancy, Order, Returned, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
 use crate::tokens::Tokens;
-use crate::{config, demo};
+use crate::{config, demo, push_stream};
 
 /// Runs the server until it is told to stop. `echo` opens the raw `/echo` route for conformance tests.
 pub fn serve(config: Config, source: Source, echo: bool) -> anyhow::Result<()> {
@@ -43,7 +43,8 @@ pub fn serve(config: Config, source: Source, echo: bool) -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores).enable_all().build()?;
-    let loops = if config.loops == 0 { cores } else { config.loops }.min(LOOPS_MAX);
+    // To the hub, the push-stream listener is a loop too.
+    let loops = if config.loops == 0 { cores } else { config.loops }.min(LOOPS_MAX - 1);
     runtime.block_on(async { Node::start(config, source, echo, loops)?.run().await })
 }
 
@@ -64,6 +65,7 @@ struct Node {
     certificates: Option<Certificates>,
     public: TcpListener,
     admin: TcpListener,
+    push_stream: Option<(TcpListener, push_stream::Prepared)>,
 }
 
 /// Plain HTTP on the public listener.
@@ -97,9 +99,17 @@ impl Node {
         let apps = Apps::new(&config);
         let settings = Arc::new(Settings::new(&config, echo));
         let occupancy = Occupancy::default();
-        let (prepared, mailboxes): (Vec<_>, Vec<_>) =
+        let (prepared, mut mailboxes): (Vec<_>, Vec<_>) =
             (0..n).map(|_| shard_loop::prepare()).collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        let routes = Arc::new(Routes::new(mailboxes, Arc::new(Forms::new(config.deflate_min_bytes))));
+        let mut encoder: Arc<dyn Encode> = Arc::new(Forms::new(config.deflate_min_bytes));
+        let mut push_stream = None;
+        if let Some(settings) = &config.push_stream {
+            let (prepared, mailbox) = push_stream::prepare(settings.clone(), encoder);
+            mailboxes.push(mailbox);
+            encoder = prepared.encoder();
+            push_stream = Some((bind(settings.listen)?, prepared));
+        }
+        let routes = Arc::new(Routes::new(mailboxes, encoder));
         let data = config.data_dir.as_deref().map(DataDir::open).transpose()?.flatten();
         let tokens = match data.as_ref().and_then(DataDir::revocations) {
             Some((journal, text)) => Tokens::kept_in(journal, &text),
@@ -137,6 +147,7 @@ impl Node {
             certificates,
             public,
             admin,
+            push_stream,
         })
     }
 
@@ -154,6 +165,15 @@ impl Node {
         let subscriptions = Subscriptions::new(self.gatekeeper.clone(), self.loops.clone());
         let public = Arc::new(Public { api, subscriptions, apps: self.apps.clone(), answers: answers.clone() });
         let tls = self.certificates.as_ref().map(Certificates::server_config).transpose()?;
+        let push_stream = match self.push_stream {
+            Some((listener, prepared)) => {
+                let http = listener.local_addr()?;
+                let face = prepared.open(self.hub.clone(), self.gatekeeper.clone(), self.loops.len(), stopping.clone());
+                tokio::spawn(door::serve_only(listener, Arc::new(face), stopping.clone()));
+                Some(http)
+            }
+            None => None,
+        };
         let door = Door::new(self.gatekeeper, self.loops.clone(), public, tls, stopping.clone());
         let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells = self.loops.iter().map(|handle| handle.stats.clone()).collect();
@@ -162,6 +182,9 @@ impl Node {
         let (end, ending) = watch::channel(false);
         tokio::spawn(door::serve_only(self.admin, metrics, ending));
         println!("listening http={http}");
+        if let Some(http) = push_stream {
+            println!("push-stream http={http}");
+        }
         println!("admin http={admin}");
         if self.config.dev {
             println!("{}", demo::banner(http, admin));

@@ -22,7 +22,7 @@ mod written;
 pub use error::ConfigError;
 pub use network::Network;
 pub use origin::OriginRule;
-pub use push_stream::PushStreamSettings;
+pub use push_stream::{PushStreamSettings, Templates};
 pub use watch::watch;
 
 use crate::limits::Limits;

@@ -12,6 +12,7 @@ mod demo;
 mod edge;
 mod limits;
 mod metrics;
+mod push_stream;
 mod tokens;
 
 fn main() -> std::process::ExitCode {

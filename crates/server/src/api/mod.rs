@@ -36,6 +36,8 @@ mod route;
 #[cfg(test)]
 mod tests;
 
+pub use body::{BadBody, read as read_body};
+
 use std::borrow::Cow;
 use std::sync::Arc;
 

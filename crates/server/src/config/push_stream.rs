@@ -19,7 +19,7 @@ pub struct PushStreamSettings {
     pub listen: SocketAddr,
     /// Who may publish, delete and see statistics.
     pub publish_from: Vec<Network>,
-    /// Whether messages are kept for those who come later.
+    /// Whether messages are kept for those who come later, where the app's history rules let them be.
     pub store_messages: bool,
     /// How long; 0 = as long as there is room.
     pub message_ttl_s: u32,
@@ -49,6 +49,8 @@ pub struct PushStreamSettings {
     pub channel_deleted_message_text: Arc<str>,
     /// Whether a publisher is told about the channel.
     pub channel_info_on_publish: bool,
+    /// Whether what a WebSocket subscriber says is published to its channels.
+    pub websocket_allow_publish: bool,
     /// The value of `Access-Control-Allow-Origin`; `None`: no CORS headers.
     pub allowed_origins: Option<Arc<str>>,
     /// `/sub`.
@@ -94,7 +96,7 @@ impl PushStreamSettings {
             app,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9080)),
             publish_from: ["127.0.0.0/8", "::1"].map(|text| Network::parse(text).expect("both are networks")).into(),
-            store_messages: false,
+            store_messages: true,
             message_ttl_s: 30 * 60,
             max_messages_stored_per_channel: 0,
             max_subscribers_per_channel: 0,
@@ -109,6 +111,7 @@ impl PushStreamSettings {
             ping_message_text: " ".into(),
             channel_deleted_message_text: "Channel deleted".into(),
             channel_info_on_publish: true,
+            websocket_allow_publish: false,
             allowed_origins: None,
             streaming: Templates::default(),
             polling: Templates::default(),
@@ -144,6 +147,7 @@ pub(super) fn checked(written: At<WrittenPushStream>, config: &Config) -> Result
         ping_message_text: text(written.ping_message_text, default.ping_message_text),
         channel_deleted_message_text: text(written.channel_deleted_message_text, default.channel_deleted_message_text),
         channel_info_on_publish: any(written.channel_info_on_publish, true),
+        websocket_allow_publish: any(written.websocket_allow_publish, false),
         allowed_origins: written.allowed_origins.map(header_value).transpose()?.filter(|value| !value.is_empty()),
         streaming: templates(written.streaming)?,
         polling: templates(written.polling)?,

@@ -161,6 +161,7 @@ table! {
         ping_message_text: String,
         channel_deleted_message_text: String,
         channel_info_on_publish: bool,
+        websocket_allow_publish: bool,
         allowed_origins: String,
         streaming: WrittenTemplates,
         polling: WrittenTemplates,

@@ -1,4 +1,4 @@
-//! The body of an answer: whole, or coming from a loop for as long as that has something to say.
+//! The body of an answer: whole, or coming from a loop or a task for as long as that has something to say.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Frame, SizeHint};
+use tokio::sync::mpsc;
 
 use super::pipe::PipeReader;
 
@@ -17,6 +18,8 @@ pub enum Body {
     Full(Full<Bytes>),
     /// A loop writes it.
     Pipe(PipeReader),
+    /// A task writes it; dropping the body tells the task.
+    Chunks(mpsc::Receiver<Bytes>),
 }
 
 impl From<Full<Bytes>> for Body {
@@ -39,20 +42,21 @@ impl hyper::body::Body for Body {
         match self.get_mut() {
             Body::Full(full) => Pin::new(full).poll_frame(cx),
             Body::Pipe(reader) => Pin::new(reader).poll_frame(cx),
+            Body::Chunks(chunks) => chunks.poll_recv(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Body::Full(full) => full.is_end_stream(),
-            Body::Pipe(_) => false,
+            Body::Pipe(_) | Body::Chunks(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Body::Full(full) => full.size_hint(),
-            Body::Pipe(_) => SizeHint::default(),
+            Body::Pipe(_) | Body::Chunks(_) => SizeHint::default(),
         }
     }
 }

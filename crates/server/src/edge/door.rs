@@ -14,7 +14,7 @@
 //! Always true: a peer that sends nothing, or little by little, costs one small task for at most the head timeout.
 
 use std::io::{ErrorKind, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -288,7 +288,11 @@ impl<H: Http> Door<H> {
     }
 }
 
-/// Serves plain HTTP alone, for the admin listener, until `stopping` turns true.
+/// The address that a request came from, in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// Serves plain HTTP alone, with each request's [`Peer`], until `stopping` turns true.
 pub async fn serve_only<H: Http>(
     listener: TcpListener,
     http: Arc<H>,
@@ -299,9 +303,12 @@ pub async fn serve_only<H: Http>(
         let (http, stop) = (http.clone(), stop.clone());
         async move {
             let Ok(stream) = tokio::net::TcpStream::from_std(stream.into()) else { return };
+            // It fails when the peer has gone already.
+            let Ok(peer) = stream.peer_addr() else { return };
             tokio::spawn(serve::http1(
                 Rewind::new(Bytes::new(), stream),
-                move |request| {
+                move |mut request| {
+                    request.extensions_mut().insert(Peer(peer.ip()));
                     let http = http.clone();
                     async move { Ok(http.answer(request).await) }
                 },

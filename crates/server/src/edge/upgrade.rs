@@ -162,7 +162,8 @@ impl Gatekeeper {
         Ok(())
     }
 
-    fn take_place(&self, app: Option<&App>) -> Result<(), Refusal> {
+    /// Counts one more connection, of the app and of the node, unless there are as many as there may be.
+    pub fn take_place(&self, app: Option<&App>) -> Result<(), Refusal> {
         let node_max = self.settings.connections_max;
         if !take(&self.occupancy, node_max) {
             let message = format!("the node is full: it takes {node_max} connections");

@@ -25,7 +25,7 @@ mod websocket;
 
 use std::time::Duration;
 
-pub use http::Response;
+pub use http::{Response, connect, request};
 pub use pusher::Socket;
 pub use server::{Server, now_s};
 pub use tunnel::{Certificate, Tunnel, connect_tls};
