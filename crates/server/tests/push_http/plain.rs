@@ -32,6 +32,17 @@ fn an_event_has_the_name_that_its_publisher_gives_it() {
 }
 
 #[test]
+fn the_type_and_the_id_are_kept_for_those_who_read() {
+    let server = server("");
+    let headers = [("Content-Type", "application/xml"), ("Event-Id", "ü-7"), ("Event-Type", "said")];
+    publish(&server, ROOM, &headers, "<a/>");
+    let read = server.request("GET", "/sub/fanfare-key/room?transport=longpoll&backtrack=1", &[], "");
+    assert_eq!((read.status, read.body.as_str()), (200, "<a/>"), "{read:?}");
+    assert_eq!(read.header("content-type"), Some("application/xml"));
+    assert_eq!((read.header("fanfare-event"), read.header("fanfare-event-id")), (Some("said"), Some("ü-7")));
+}
+
+#[test]
 fn one_post_goes_to_several_channels_and_each_has_its_place() {
     let server = server("");
     let mut socket = server.connect();

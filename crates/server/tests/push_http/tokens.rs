@@ -1,5 +1,6 @@
 //! Tokens that publish, and taking them back. What they let read is seen where subscribers are.
 
+use std::io::{BufRead, BufReader, Write};
 use std::process::Command;
 
 use super::*;
@@ -61,6 +62,28 @@ fn a_revoked_token_stays_out_and_so_do_a_users_earlier_ones() {
     status(&server, &two, ROOM, 401, "was revoked");
     status(&server, &later, ROOM, 202, "");
     status(&server, &of("t4", "ben", now_s()), ROOM, 202, "");
+}
+
+#[test]
+fn a_revocation_ends_open_streams_and_no_others() {
+    let server = server("");
+    let open = |jti: &str| {
+        let token = token(json!({"channels": ["private-*"], "jti": jti}));
+        let mut stream = server.tcp();
+        let target = format!("/sub/fanfare-key/private-room?transport=sse&token={token}");
+        write!(stream, "GET {target} HTTP/1.0\r\n\r\n").expect("the request is sent");
+        let mut lines = BufReader::new(stream).lines().map(|line| line.expect("a line in time"));
+        let subscribed = lines.find(|line| line == "event: fanfare:subscribed");
+        assert!(subscribed.is_some(), "the stream ended early");
+        lines
+    };
+    let (mut one, mut two) = (open("t1"), open("t2"));
+    server.post("/tokens/revoke", &json!({"jti": "t1"})).expect(200, "{}");
+    let farewell: Vec<_> = one.by_ref().collect();
+    assert!(farewell.iter().any(|line| line == "event: fanfare:closed"), "{farewell:?}");
+    assert!(farewell.iter().any(|line| line.contains("token_revoked")), "{farewell:?}");
+    publish(&server, "/pub/fanfare-key/private-room", &[], "still here");
+    assert!(two.any(|line| line == "data: still here"));
 }
 
 #[test]
