@@ -19,12 +19,12 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Post, Since};
+use crate::broker::{Broker, Post, Since, Stored};
 use crate::hub::{Requests, Routes, watch_channel};
 use crate::key::ChannelKey;
 use crate::mail::{Entrance, Mail, Replay, Request};
 use crate::presence::{Member, PresenceStore, StoreError};
-use crate::publication::{Kind, Publication};
+use crate::publication::{Frames, Kind, Publication};
 use crate::shard::ConnKey;
 
 /// How long a loop without subscribers keeps its route to a channel, and the node its subscription at the broker: page
@@ -51,6 +51,9 @@ struct Open {
     /// When the count was last told, and whether it has changed since.
     told_at: Option<Instant>,
     untold: bool,
+    /// What was replayed within the last `LINGER`, by stamp: when many come back at once, each publication is encoded
+    /// once for all of them.
+    replayed: HashMap<u64, Arc<Frames>>,
 }
 
 /// One loop's share of a channel.
@@ -89,6 +92,8 @@ impl Open {
 enum Due {
     /// Nobody of this loop has been on the channel for a while: is it still wanted?
     Vacate(ChannelKey, usize),
+    /// Whoever came back together has been served.
+    Unreplay(ChannelKey),
     /// The count changed during the pause.
     Tell(ChannelKey),
 }
@@ -99,8 +104,8 @@ pub(crate) struct Stripe {
     presence: Arc<dyn PresenceStore>,
     requests: Requests,
     channels: HashMap<ChannelKey, Open>,
-    /// In order of time within each delay; two queues keep both sorted.
-    vacates: VecDeque<(Instant, Due)>,
+    /// What is due after `LINGER`, and what is after `COUNT_PAUSE`: one queue each, so that both are in order of time.
+    lingers: VecDeque<(Instant, Due)>,
     tells: VecDeque<(Instant, Due)>,
 }
 
@@ -117,7 +122,7 @@ impl Stripe {
             presence,
             requests,
             channels: HashMap::new(),
-            vacates: VecDeque::new(),
+            lingers: VecDeque::new(),
             tells: VecDeque::new(),
         }
     }
@@ -179,7 +184,7 @@ impl Stripe {
         }
         if was > 0 && n == 0 {
             open.share(from).lingers += 1;
-            self.vacates.push_back((Instant::now() + LINGER, Due::Vacate(key.clone(), from)));
+            self.lingers.push_back((Instant::now() + LINGER, Due::Vacate(key.clone(), from)));
         }
         self.counted(&key, announce).await;
     }
@@ -229,14 +234,17 @@ impl Stripe {
 
     fn next_due(&self) -> Option<Instant> {
         let first = |queue: &VecDeque<(Instant, Due)>| queue.front().map(|(at, _)| *at);
-        [first(&self.vacates), first(&self.tells)].into_iter().flatten().min()
+        [first(&self.lingers), first(&self.tells)].into_iter().flatten().min()
     }
 
     async fn serve_due(&mut self) {
         let now = Instant::now();
-        while let Some(due) = pop_due(&mut self.vacates, now).or_else(|| pop_due(&mut self.tells, now)) {
+        while let Some(due) = pop_due(&mut self.lingers, now).or_else(|| pop_due(&mut self.tells, now)) {
             match due {
                 Due::Vacate(key, from) => self.vacate(&key, from).await,
+                Due::Unreplay(key) => {
+                    self.channels.get_mut(&key).map(|open| std::mem::take(&mut open.replayed));
+                }
                 Due::Tell(key) => self.tell(&key).await,
             }
         }
@@ -270,7 +278,7 @@ impl Stripe {
     // Presence and cache.
 
     async fn enter(
-        &self,
+        &mut self,
         key: &ChannelKey,
         socket: SocketId,
         member: Option<(Member, u32)>,
@@ -292,10 +300,24 @@ impl Stripe {
     }
 
     /// What was missed. The loop and this node have subscribed before: what is not in it will be delivered.
-    async fn replay(&self, key: &ChannelKey, since: &Since) -> Result<Replay, StoreError> {
+    async fn replay(&mut self, key: &ChannelKey, since: &Since) -> Result<Replay, StoreError> {
         let history = self.broker.history(key, since, usize::MAX).await.map_err(|_| StoreError::Unavailable)?;
-        let frames = history.publications.into_iter().map(|stored| self.routes.frames(key, stored)).collect();
+        let frames = self.replayed(key, history.publications);
         Ok(Replay { frames, now: history.now, recovered: history.recovered })
+    }
+
+    fn replayed(&mut self, key: &ChannelKey, missed: Vec<Stored>) -> Vec<Arc<Frames>> {
+        let routes = self.routes.clone();
+        let Some(open) = self.channels.get_mut(key) else {
+            return missed.into_iter().map(|stored| routes.frames(key, stored)).collect();
+        };
+        if open.replayed.is_empty() && !missed.is_empty() {
+            self.lingers.push_back((Instant::now() + LINGER, Due::Unreplay(key.clone())));
+        }
+        let mut frames = |stored: Stored| {
+            open.replayed.entry(stored.mark.stamp).or_insert_with(|| routes.frames(key, stored)).clone()
+        };
+        missed.into_iter().map(&mut frames).collect()
     }
 
     /// Joins, tells the others, and returns the roster with its version.

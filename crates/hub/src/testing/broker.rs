@@ -8,7 +8,9 @@ use fanfare_proto::socket_id::SocketId;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::broker::{Broker, BrokerError, BrokerEvents, Delivery, Keep, Mark, Post, Published, StreamPosition};
+use crate::broker::{
+    Broker, BrokerError, BrokerEvents, Delivery, InFlight, Keep, Mark, Post, Published, StreamPosition,
+};
 use crate::key::ChannelKey;
 use crate::publication::{Kind, Publication};
 
@@ -19,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(200);
 
 /// A short life for a stored publication, and what to wait until it has certainly expired.
-const TTL: Duration = Duration::from_millis(400);
-const EXPIRED: Duration = Duration::from_millis(500);
+pub(super) const TTL: Duration = Duration::from_millis(400);
+pub(super) const EXPIRED: Duration = Duration::from_millis(500);
 
 /// Kept for longer than any test takes.
 const KEPT: Keep = Keep::newest(Duration::from_secs(60));
@@ -29,19 +31,22 @@ const BRIEFLY: Keep = Keep::newest(TTL);
 
 /// One delivery.
 #[derive(Debug)]
-struct Heard {
+pub(super) struct Heard {
     key: ChannelKey,
-    publication: Arc<Publication>,
-    mark: Option<Mark>,
+    pub publication: Arc<Publication>,
+    pub mark: Option<Mark>,
+    /// Until it is dropped, it is still being shown.
+    _in_flight: InFlight,
 }
 
 struct Ear(mpsc::UnboundedSender<Heard>);
 
 #[async_trait]
 impl BrokerEvents for Ear {
-    async fn publication(&self, key: &ChannelKey, Delivery { publication, mark, .. }: Delivery) {
+    async fn publication(&self, key: &ChannelKey, delivery: Delivery) {
         // A test that has ended hears no more.
-        let _ = self.0.send(Heard { key: key.clone(), publication, mark });
+        let Delivery { publication, mark, in_flight } = delivery;
+        let _ = self.0.send(Heard { key: key.clone(), publication, mark, _in_flight: in_flight });
     }
 }
 
@@ -52,41 +57,41 @@ impl Heard {
 }
 
 /// A broker, and what a node hears from it.
-struct Node {
-    broker: Arc<dyn Broker>,
-    heard: mpsc::UnboundedReceiver<Heard>,
+pub(super) struct Node {
+    pub broker: Arc<dyn Broker>,
+    pub heard: mpsc::UnboundedReceiver<Heard>,
 }
 
 impl Node {
-    async fn start(start: impl AsyncFn(Arc<dyn BrokerEvents>) -> Arc<dyn Broker>) -> Self {
+    pub async fn start(start: impl AsyncFn(Arc<dyn BrokerEvents>) -> Arc<dyn Broker>) -> Self {
         let (ear, heard) = mpsc::unbounded_channel();
         Node { broker: start(Arc::new(Ear(ear))).await, heard }
     }
 
-    async fn on(start: impl AsyncFn(Arc<dyn BrokerEvents>) -> Arc<dyn Broker>, key: &ChannelKey) -> Self {
+    pub async fn on(start: impl AsyncFn(Arc<dyn BrokerEvents>) -> Arc<dyn Broker>, key: &ChannelKey) -> Self {
         let node = Self::start(start).await;
         node.broker.subscribe(key).await.expect("an open broker takes subscriptions");
         node
     }
 
-    async fn post(&self, key: &ChannelKey, publication: Publication, post: impl Into<Post>) -> Published {
+    pub async fn post(&self, key: &ChannelKey, publication: Publication, post: impl Into<Post>) -> Published {
         self.broker.publish(key, publication, post.into()).await.expect("an open broker takes publications")
     }
 
-    async fn publish(&self, key: &ChannelKey, id: u32, keep: Keep) -> Option<StreamPosition> {
+    pub async fn publish(&self, key: &ChannelKey, id: u32, keep: Keep) -> Option<StreamPosition> {
         self.post(key, numbered(id), keep).await.mark.map(|mark| mark.position)
     }
 
-    async fn store(&self, key: &ChannelKey, id: u32) -> StreamPosition {
+    pub async fn store(&self, key: &ChannelKey, id: u32) -> StreamPosition {
         self.publish(key, id, KEPT).await.expect("a stored publication has a position")
     }
 
-    async fn hear(&mut self) -> Heard {
+    pub async fn hear(&mut self) -> Heard {
         let heard = timeout(PATIENCE, self.heard.recv()).await.expect("a publication is delivered");
         heard.expect("the broker lives")
     }
 
-    async fn hear_numbers(&mut self, n: u32) -> Vec<u32> {
+    pub async fn hear_numbers(&mut self, n: u32) -> Vec<u32> {
         let mut numbers = Vec::new();
         for _ in 0..n {
             numbers.push(number(&self.hear().await.publication));
@@ -94,27 +99,27 @@ impl Node {
         numbers
     }
 
-    async fn hear_nothing(&mut self) {
+    pub async fn hear_nothing(&mut self) {
         if let Ok(heard) = timeout(QUIET, self.heard.recv()).await {
             panic!("nothing more should come, but {heard:?} did");
         }
     }
 
-    async fn cached(&self, key: &ChannelKey) -> Option<(u32, StreamPosition)> {
+    pub async fn cached(&self, key: &ChannelKey) -> Option<(u32, StreamPosition)> {
         let cached = self.broker.cached(key).await.expect("an open broker answers");
         cached.map(|cached| (number(&cached.publication), cached.mark.position))
     }
 }
 
-fn room() -> ChannelKey {
+pub(super) fn room() -> ChannelKey {
     ChannelKey::new("1", "cache-room")
 }
 
-fn numbered(id: u32) -> Publication {
+pub(super) fn numbered(id: u32) -> Publication {
     Publication::event("\"event\"", format!("\"{id}\""))
 }
 
-fn number(publication: &Publication) -> u32 {
+pub(super) fn number(publication: &Publication) -> u32 {
     publication.data.trim_matches('"').parse().expect("data is a number in quotes")
 }
 

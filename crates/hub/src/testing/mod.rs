@@ -6,6 +6,7 @@
 //! short: a test with paused time takes none, one against a real server a few seconds.
 
 pub mod broker;
+pub mod history;
 pub mod presence;
 
 /// A test of each promise of a broker: `broker_contract!(#[tokio::test(start_paused = true)] start);` where `start` is
@@ -25,6 +26,23 @@ macro_rules! broker_contract {
             who_subscribes_twice_hears_once
             a_channel_is_heard_again_after_unsubscribe_and_subscribe
             close_delivers_what_was_accepted_and_refuses_the_rest
+        }
+        $crate::contract! { #[$test] $start, history:
+            a_history_holds_what_was_kept_in_order
+            a_history_is_read_in_parts
+            the_present_is_a_place_to_go_on_from
+            a_cursor_resumes_other_channels_by_its_stamp
+            what_is_still_being_shown_is_not_settled
+            what_a_rule_drops_is_not_called_recovered
+            a_publication_that_is_not_kept_ends_what_can_be_recovered
+            an_app_over_its_budget_loses_its_oldest
+            a_cursor_that_cannot_be_trusted_recovers_nothing
+            a_repeat_returns_the_first_mark_and_delivers_nothing
+            a_key_is_known_in_its_channel_until_its_window_ends
+            of_equal_keys_at_once_one_is_published
+            a_cleared_channel_goes_on_in_a_new_epoch
+            subscribing_before_reading_misses_nothing
+            a_publisher_is_told_whether_anybody_was_there
         }
     };
 }
