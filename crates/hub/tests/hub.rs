@@ -12,8 +12,8 @@ use fanfare_hub::presence::Counts;
 use fanfare_hub::publication::{Form, PusherForms};
 use fanfare_hub::shard::{ConnKey, Traits};
 use fanfare_hub::{
-    Broker, BrokerError, Cached, ChannelKey, Frames, History, Hub, Keep, Kind, Mail, Mark, Member, Post as Posting,
-    Publication, Published, Request, Shard, Since, StoreError,
+    Broker, BrokerError, Cached, ChannelKey, Frames, History, HistoryRule, Hub, Keep, Kind, Mail, Mark, Member,
+    Post as Posting, Publication, Published, Request, Shard, Since, StoreError,
 };
 use fanfare_proto::socket_id::SocketId;
 use tokio::sync::Notify;
@@ -467,6 +467,127 @@ async fn who_cannot_be_shown_the_cached_event_is_no_member() {
     node.ask(Request::Enter { key: room(), from: 0, conn, token: 1, socket, member, cached: true, since: None });
     assert_eq!(one.entered().await.unwrap_err(), StoreError::Unavailable);
     assert_eq!(node.hub.members(&room()).await, Ok(vec![]));
+}
+
+// Recovery.
+
+impl Node {
+    fn enter_since(&self, key: &ChannelKey, since: Since) {
+        let (key, conn, socket, since) = (key.clone(), ConnKey::from_bits(1), socket(1), Some(since));
+        self.ask(Request::Enter { key, from: 0, conn, token: 1, socket, member: None, cached: false, since });
+    }
+
+    async fn keep(&self, key: &ChannelKey, data: u32) -> Mark {
+        let keep = Keep::history(HistoryRule::default());
+        let publication = Publication::event("\"e\"", format!("\"{data}\""));
+        self.hub.publish(key, publication, keep).await.unwrap().mark.expect("it is kept")
+    }
+}
+
+fn number(frames: &Frames) -> u32 {
+    frames.publication().data.trim_matches('"').parse().unwrap()
+}
+
+impl Post {
+    /// Everything that a subscriber is shown until it has this one: what it missed, then what is newer than that.
+    async fn shown_until(&mut self, last: u32) -> Vec<u32> {
+        let (mut shown, mut held, mut now) = (Vec::new(), Vec::new(), None);
+        while shown.last() != Some(&last) {
+            match self.next().await {
+                Mail::Opened(_) => {}
+                Mail::Publication(frames) => held.push(frames),
+                Mail::Entered { outcome, .. } => {
+                    let replay = outcome.unwrap().replay.expect("it asked since when");
+                    assert!(replay.recovered);
+                    shown.extend(replay.frames.iter().map(|frames| number(frames)));
+                    now = Some(replay.now.position);
+                }
+                other => panic!("expected what a subscriber is shown, got {other:?}"),
+            }
+            if let Some(now) = now {
+                let newer = held.drain(..).filter(|frames| frames.position().unwrap().offset > now.offset);
+                shown.extend(newer.map(|frames| number(&frames)));
+            }
+        }
+        shown
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_published_between_the_steps_of_a_subscribe_is_shown_once() {
+    let (node, [mut one]) = start();
+    let key = ChannelKey::new("1", "room");
+    let since = node.keep(&key, 0).await.cursor(&key);
+    node.keep(&key, 1).await;
+    node.members(&key, 0, 1);
+    node.keep(&key, 2).await;
+    assert_eq!(one.opened().await, key);
+    node.keep(&key, 3).await;
+    node.enter_since(&key, Since::Cursor(since));
+    node.keep(&key, 4).await;
+    node.settled().await;
+    node.keep(&key, 5).await;
+    assert_eq!(one.shown_until(5).await, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscribe_in_the_middle_of_a_stream_misses_nothing() {
+    let (node, [mut one]) = start();
+    let node = Arc::new(node);
+    for round in 0..200 {
+        let key = ChannelKey::new("1", &format!("room-{round}"));
+        let since = node.keep(&key, 0).await.cursor(&key);
+        let (publisher, channel) = (node.clone(), key.clone());
+        let publisher = tokio::spawn(async move {
+            for data in 1..=60 {
+                publisher.keep(&channel, data).await;
+            }
+        });
+        (0..round % 40).for_each(|_| std::hint::spin_loop());
+        node.members(&key, 0, 1);
+        node.enter_since(&key, Since::Cursor(since));
+        assert_eq!(one.shown_until(60).await, (1..=60).collect::<Vec<_>>());
+        publisher.await.unwrap();
+        node.members(&key, 0, 0);
+        node.settled().await;
+        while one.inbox.take().is_some() {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_come_back_together_share_what_was_encoded() {
+    let (node, [mut one]) = start();
+    let key = ChannelKey::new("1", "room");
+    let since = node.keep(&key, 0).await.cursor(&key);
+    let second = node.keep(&key, 1).await.cursor(&key);
+    node.keep(&key, 2).await;
+    node.members(&key, 0, 1);
+    one.opened().await;
+    let mut replays = Vec::new();
+    for cursor in [&since, &second, &since] {
+        node.enter_since(&key, Since::Cursor(cursor.clone()));
+        replays.push(one.entered().await.unwrap().replay.unwrap().frames);
+    }
+    assert_eq!(replays.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 2]);
+    assert!(Arc::ptr_eq(&replays[0][1], &replays[1][0]) && Arc::ptr_eq(&replays[0][0], &replays[2][0]));
+    let kept = Arc::downgrade(&replays[0][1]);
+    drop(replays);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(kept.strong_count(), 0, "what they shared goes when they have been served");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_only_what_comes_is_told_where_that_begins() {
+    let (node, [mut one]) = start();
+    let key = ChannelKey::new("1", "room");
+    node.members(&key, 0, 1);
+    one.opened().await;
+    let mark = node.keep(&key, 1).await;
+    one.publication().await;
+    node.enter_since(&key, Since::Now);
+    let replay = one.entered().await.unwrap().replay.unwrap();
+    assert!(replay.frames.is_empty() && replay.recovered);
+    assert_eq!(replay.now.position, mark.position);
 }
 
 // Counts.

@@ -1,0 +1,338 @@
+//! The memory broker against a naive model that keeps everything that was ever published: under random actions, what
+//! it calls recovered is exactly what was missed, and it calls nothing else so. Then what only this broker promises.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fanfare_hub::memory::{BadSnapshot, MemoryBroker, Snapshot};
+use fanfare_hub::{
+    Broker, BrokerEvents, ChannelKey, Delivery, History, HistoryRule, Idempotency, Keep, Mark, Post, Publication,
+    Published, Since, StreamPosition,
+};
+use fanfare_proto::cursor::{Cursor, Place};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use tokio::time::{Instant, sleep};
+
+/// The first epoch of the tests' first life; each crash begins a later one.
+const EPOCH: u64 = 1 << 40;
+
+const WINDOW: Duration = Duration::from_secs(30);
+
+const KEPT: HistoryRule =
+    HistoryRule { messages: 50, bytes: 1 << 20, ttl: Duration::from_secs(100), app_bytes_max: 64 << 20 };
+
+fn rules() -> [Keep; 6] {
+    [
+        Keep::history(KEPT),
+        Keep::history(HistoryRule { messages: 3, ..KEPT }),
+        Keep::history(HistoryRule { bytes: 40, ..KEPT }),
+        Keep::history(HistoryRule { ttl: Duration::from_secs(9), ..KEPT }),
+        Keep::newest(Duration::from_secs(20)),
+        Keep::TRANSIENT,
+    ]
+}
+
+fn key(channel: usize) -> ChannelKey {
+    ChannelKey::new(["1", "1", "2"][channel], ["a", "b", "a"][channel])
+}
+
+fn event(id: u32) -> Publication {
+    Publication::event("\"e\"", format!("\"{id}\""))
+}
+
+fn id(publication: &Publication) -> u32 {
+    publication.data.trim_matches('"').parse().expect("data is a number in quotes")
+}
+
+/// Holds what is delivered until it is told that it has been shown.
+#[derive(Default)]
+struct Slow(Mutex<Vec<Delivery>>);
+
+#[async_trait]
+impl BrokerEvents for Slow {
+    async fn publication(&self, _key: &ChannelKey, delivery: Delivery) {
+        self.0.lock().unwrap().push(delivery);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Publish { channel: usize, rule: usize, word: Option<u8> },
+    Subscribe { channel: usize, on: bool },
+    Show { index: usize },
+    Clear { channel: usize },
+    Look { channel: usize },
+    Ask { channel: usize, cursor: usize, second: Option<usize> },
+    Sleep { s: u64 },
+    Restart,
+    Crash,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let any_index = 0..1000usize;
+    prop_oneof![
+        12 => (0..3usize, prop_oneof![6 => Just(0usize), 4 => 0..6usize], proptest::option::weighted(0.2, 0..3u8))
+            .prop_map(|(channel, rule, word)| Action::Publish { channel, rule, word }),
+        3 => (0..3usize, any::<bool>()).prop_map(|(channel, on)| Action::Subscribe { channel, on }),
+        6 => any_index.clone().prop_map(|index| Action::Show { index }),
+        1 => (0..3usize).prop_map(|channel| Action::Clear { channel }),
+        3 => (0..3usize).prop_map(|channel| Action::Look { channel }),
+        12 => (0..3usize, any_index.clone(), proptest::option::weighted(0.3, any_index))
+            .prop_map(|(channel, cursor, second)| Action::Ask { channel, cursor, second }),
+        3 => prop_oneof![4 => 1..12u64, 1 => 12..130u64, 1 => Just(700u64)].prop_map(|s| Action::Sleep { s }),
+        1 => Just(Action::Restart),
+        1 => Just(Action::Crash),
+    ]
+}
+
+/// A publication that was stored once.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    id: u32,
+    mark: Mark,
+    bytes: usize,
+    expires_at: Instant,
+}
+
+/// Everything that a channel ever stored.
+#[derive(Default)]
+struct Log {
+    items: Vec<Item>,
+    /// The first that is still kept; all after it are.
+    kept: usize,
+    epoch: Option<u64>,
+    /// Where it stood when it was cleared last.
+    ended: Option<StreamPosition>,
+}
+
+impl Log {
+    fn expire(&mut self, now: Instant) {
+        while self.items.get(self.kept).is_some_and(|item| item.expires_at <= now) {
+            self.kept += 1;
+        }
+    }
+
+    fn push(&mut self, item: Item, keep: &Keep, now: Instant) {
+        self.epoch = Some(item.mark.position.epoch);
+        self.items.push(item);
+        let Some(rule) = keep.history else {
+            self.kept = self.items.len();
+            return;
+        };
+        self.expire(now);
+        let bytes = |items: &[Item]| items.iter().map(|item| item.bytes).sum::<usize>();
+        while self.items.len() - self.kept > rule.messages || bytes(&self.items[self.kept..]) > rule.bytes {
+            self.kept += 1;
+        }
+    }
+
+    /// What the holder of a cursor has missed, and whether all of that is kept.
+    fn missed(&self, key: &ChannelKey, cursor: &Cursor) -> (Vec<u32>, bool) {
+        let in_epoch = |item: &Item, epoch| item.mark.position.epoch == epoch;
+        let own = |item: &Item, place: &Place| in_epoch(item, place.epoch) && item.mark.position.offset > place.offset;
+        let is_new: Box<dyn Fn(&Item) -> bool> = match cursor.place(key.hash()) {
+            Some(place) if Some(place.epoch) == self.epoch => Box::new(move |item| own(item, &place)),
+            // The end of the epoch before: everything since was missed, and nothing of before.
+            Some(place) if self.ended == Some(StreamPosition { epoch: place.epoch, offset: place.offset }) => {
+                Box::new(move |item| item.mark.position.epoch > place.epoch)
+            }
+            _ => Box::new(|item| item.mark.stamp > cursor.settled()),
+        };
+        let missed = (0..self.items.len()).filter(|index| is_new(&self.items[*index]));
+        let missed: Vec<usize> = missed.collect();
+        let all_kept = missed.first().is_none_or(|first| *first >= self.kept);
+        (missed.into_iter().map(|index| self.items[index].id).collect(), all_kept)
+    }
+
+    fn clear(&mut self, epoch: u64) {
+        self.kept = self.items.len();
+        self.ended = self.epoch.map(|epoch| {
+            let last = self.items.last().map(|item| item.mark.position).filter(|last| last.epoch == epoch);
+            last.unwrap_or(StreamPosition { epoch, offset: 0 })
+        });
+        self.epoch = Some(epoch);
+    }
+}
+
+struct World {
+    broker: MemoryBroker,
+    shown: Arc<Slow>,
+    logs: [Log; 3],
+    words: Vec<(usize, u8, Published, Instant)>,
+    /// Every cursor that anybody could have, and the life it is of.
+    cursors: Vec<(Mark, usize, u32)>,
+    life: u32,
+    ids: u32,
+    stamp: u64,
+    /// Streams may have been forgotten: then a true "recovered" is still exact, and a false one may be caution.
+    forgetful: bool,
+    began: Instant,
+}
+
+impl World {
+    fn new() -> World {
+        let shown = Arc::<Slow>::default();
+        World {
+            broker: MemoryBroker::start(shown.clone(), EPOCH),
+            shown,
+            logs: Default::default(),
+            words: Vec::new(),
+            cursors: Vec::new(),
+            life: 0,
+            ids: 0,
+            stamp: 0,
+            forgetful: false,
+            began: Instant::now(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        1_800_000_000_000 + self.began.elapsed().as_millis() as u64
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Publish { channel, rule, word } => self.publish(channel, &rules()[rule], word).await,
+            Action::Subscribe { channel, on: true } => self.broker.subscribe(&key(channel)).await.unwrap(),
+            Action::Subscribe { channel, on: false } => self.broker.unsubscribe(&key(channel)).await.unwrap(),
+            Action::Show { index } => {
+                let mut shown = self.shown.0.lock().unwrap();
+                if let Some(index) = index.checked_rem(shown.len()) {
+                    shown.swap_remove(index);
+                }
+            }
+            Action::Clear { channel } => {
+                let mark = self.broker.clear(&key(channel)).await.unwrap();
+                self.logs[channel].clear(mark.position.epoch);
+                self.cursors.push((mark, channel, self.life));
+            }
+            Action::Look { channel } => self.look(channel).await,
+            Action::Ask { channel, cursor, second } => self.ask(channel, cursor, second).await,
+            Action::Sleep { s } => {
+                self.forgetful |= s > 600;
+                sleep(Duration::from_secs(s)).await;
+            }
+            Action::Restart => {
+                self.shown.0.lock().unwrap().clear();
+                let mut file = Vec::new();
+                self.broker.save().await.write(&mut file, self.now_ms()).unwrap();
+                let snapshot = Snapshot::read(&file, self.now_ms()).unwrap();
+                self.broker = MemoryBroker::resume(self.shown.clone(), EPOCH + u64::from(self.life), snapshot);
+            }
+            Action::Crash => self.crash(),
+        }
+    }
+
+    async fn publish(&mut self, channel: usize, keep: &Keep, word: Option<u8>) {
+        self.ids += 1;
+        let now = Instant::now();
+        let idempotency = word.map(|word| Idempotency { key: word.to_string().into(), window: WINDOW });
+        let publication = event(self.ids);
+        let bytes = publication.event.len() + publication.data.len();
+        let post = Post { keep: *keep, idempotency };
+        let published = self.broker.publish(&key(channel), publication, post).await.unwrap();
+        self.words.retain(|(_, _, _, expires_at)| *expires_at > now);
+        let first = self.words.iter().find(|(of, known, ..)| Some(*known) == word && *of == channel);
+        if let Some((_, _, first, _)) = first {
+            assert_eq!((published.mark, published.repeated), (first.mark, true));
+            return;
+        }
+        assert!(!published.repeated);
+        self.words.extend(word.map(|word| (channel, word, published, now + WINDOW)));
+        assert_eq!(published.mark.is_some(), !keep.is_transient());
+        if let Some(mark) = published.mark {
+            self.stored(channel, mark, bytes, keep, now);
+        }
+    }
+
+    fn stored(&mut self, channel: usize, mark: Mark, bytes: usize, keep: &Keep, now: Instant) {
+        assert!(mark.stamp > self.stamp, "stamps rise");
+        self.stamp = mark.stamp;
+        for delivery in self.shown.0.lock().unwrap().iter() {
+            assert!(delivery.mark.is_none_or(|shown| mark.settled < shown.stamp), "it is still being shown");
+        }
+        let last = self.logs[channel].items.last().map(|item| item.mark.position);
+        let same_epoch = last.filter(|last| last.epoch == mark.position.epoch);
+        assert_eq!(mark.position.offset, same_epoch.map_or(1, |last| last.offset + 1));
+        let expires_at = now + keep.history.map_or(Duration::ZERO, |rule| rule.ttl);
+        self.logs[channel].push(Item { id: self.ids, mark, bytes, expires_at }, keep, now);
+        self.cursors.push((mark, channel, self.life));
+    }
+
+    async fn look(&mut self, channel: usize) {
+        let history = self.history(channel, Since::Last(u32::MAX)).await;
+        let log = &mut self.logs[channel];
+        log.expire(Instant::now());
+        let kept: Vec<u32> = log.items[log.kept..].iter().map(|item| item.id).collect();
+        assert_eq!(ids(&history), kept);
+        self.cursors.push((history.now, channel, self.life));
+    }
+
+    async fn ask(&mut self, channel: usize, cursor: usize, second: Option<usize>) {
+        let Some(index) = cursor.checked_rem(self.cursors.len()) else { return };
+        let (mark, of, life) = self.cursors[index];
+        let mut cursor = mark.cursor(&key(of));
+        let mut known = life == self.life;
+        // A cursor of two channels of an app, as a poller gets it.
+        if let Some((other, also, life)) = second.map(|second| self.cursors[second % self.cursors.len()])
+            && key(also).app() == key(of).app()
+        {
+            let settled = mark.settled.min(other.settled);
+            cursor = Cursor::of([mark.place(&key(of)), other.place(&key(also))], settled);
+            known &= life == self.life || cursor.places().len() == 1;
+        }
+        self.logs[channel].expire(Instant::now());
+        let (missed, all_kept) = self.logs[channel].missed(&key(channel), &cursor);
+        let history = self.history(channel, Since::Cursor(cursor.clone())).await;
+        if history.recovered {
+            assert!(known, "{cursor:?} is of another life");
+            assert_eq!(ids(&history), missed, "{cursor:?}");
+        } else {
+            assert!(history.publications.is_empty());
+            assert!(!known || !all_kept || self.forgetful, "{missed:?} since {cursor:?} are all there");
+        }
+    }
+
+    async fn history(&self, channel: usize, since: Since) -> History {
+        self.broker.history(&key(channel), &since, usize::MAX).await.unwrap()
+    }
+
+    fn crash(&mut self) {
+        self.life += 1;
+        self.shown.0.lock().unwrap().clear();
+        self.broker = MemoryBroker::start(self.shown.clone(), EPOCH + u64::from(self.life) * (1 << 20));
+        (self.logs, self.stamp, self.forgetful) = (Default::default(), 0, false);
+        self.words.clear();
+    }
+}
+
+fn ids(history: &History) -> Vec<u32> {
+    history.publications.iter().map(|stored| id(&stored.publication)).collect()
+}
+
+/// Checked in: a few seconds. `PROPTEST_CASES=50000` has been run by hand.
+const CASES: u32 = 200;
+
+fn config() -> ProptestConfig {
+    let file = FileFailurePersistence::WithSource("regressions");
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    ProptestConfig { failure_persistence: Some(Box::new(file)), ..ProptestConfig::with_cases(cases) }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn what_is_called_recovered_is_what_was_missed(actions in vec(action(), 1..120)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new();
+            for action in actions {
+                world.act(action).await;
+            }
+        });
+    }
+}
