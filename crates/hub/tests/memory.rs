@@ -336,3 +336,185 @@ proptest! {
         });
     }
 }
+
+// What only this broker promises.
+
+fn start() -> MemoryBroker {
+    // Deliveries are dropped at once: there is nobody who would be shown them.
+    struct Nobody;
+
+    #[async_trait]
+    impl BrokerEvents for Nobody {
+        async fn publication(&self, _key: &ChannelKey, _delivery: Delivery) {}
+    }
+    MemoryBroker::start(Arc::new(Nobody), EPOCH)
+}
+
+async fn keep(broker: &MemoryBroker, channel: &ChannelKey, id: u32, rule: HistoryRule) -> Mark {
+    let published = broker.publish(channel, event(id), Keep::history(rule).into()).await.unwrap();
+    published.mark.expect("what is kept has a mark")
+}
+
+async fn missed(broker: &MemoryBroker, channel: &ChannelKey, cursor: Cursor) -> Option<Vec<u32>> {
+    let history = broker.history(channel, &Since::Cursor(cursor), usize::MAX).await.unwrap();
+    history.recovered.then(|| ids(&history))
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(start_paused = true)]
+async fn in_a_quiet_channel_with_a_subscriber_nothing_was_missed_however_long() {
+    let broker = start();
+    let room = key(0);
+    broker.subscribe(&room).await.unwrap();
+    let last = keep(&broker, &room, 1, KEPT).await;
+    sleep(HOUR).await;
+    assert_eq!(missed(&broker, &room, last.cursor(&room)).await, Some(vec![]));
+    broker.unsubscribe(&room).await.unwrap();
+    sleep(Duration::from_secs(580)).await;
+    assert_eq!(missed(&broker, &room, last.cursor(&room)).await, Some(vec![]), "the last one may come back");
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(missed(&broker, &room, last.cursor(&room)).await, None, "forgotten");
+    keep(&broker, &room, 2, KEPT).await;
+    assert_eq!(missed(&broker, &room, last.cursor(&room)).await, None, "and it stays so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_came_after_what_was_forgotten_missed_nothing_of_it() {
+    let broker = start();
+    let (room, other) = (key(0), key(1));
+    keep(&broker, &room, 1, KEPT).await;
+    let later = broker.history(&other, &Since::Now, 0).await.unwrap().now;
+    sleep(HOUR).await;
+    assert_eq!(missed(&broker, &room, later.cursor(&other)).await, Some(vec![]));
+    keep(&broker, &room, 2, KEPT).await;
+    assert_eq!(missed(&broker, &room, later.cursor(&other)).await, Some(vec![2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_apps_budget_is_for_all_its_channels_together() {
+    let broker = start();
+    let rule = HistoryRule { app_bytes_max: 64 << 10, ..KEPT };
+    let rooms: Vec<ChannelKey> = (0..400).map(|room| ChannelKey::new("1", &format!("room-{room}"))).collect();
+    for round in 0..5 {
+        for room in &rooms {
+            keep(&broker, room, round, rule).await;
+        }
+    }
+    let mut messages = 0;
+    for room in &rooms {
+        messages += broker.history(room, &Since::Now, 0).await.unwrap().held.messages;
+    }
+    // Each counts for its bytes and what surrounds them.
+    assert!((100..256).contains(&messages), "{messages} publications of at least 256 bytes in 64 KiB");
+    sleep(KEPT.ttl).await;
+    let newest = keep(&broker, &rooms[0], 9, rule).await;
+    for room in &rooms[1..100] {
+        keep(&broker, room, 9, rule).await;
+    }
+    let held = broker.history(&rooms[0], &Since::Now, 0).await.unwrap();
+    assert_eq!((held.held.messages, held.now.position), (1, newest.position), "what expired is given back");
+}
+
+/// A broker that knows something of everything.
+async fn busy() -> (MemoryBroker, Vec<(ChannelKey, Mark)>) {
+    let broker = start();
+    let mut marks = Vec::new();
+    for round in 0..20 {
+        let room = key(round as usize % 3);
+        let event = Publication {
+            user_id: Some("\"ann\"".into()),
+            event_id: Some("an id".into()),
+            content_type: Some("text/plain".into()),
+            time_ms: u64::from(round),
+            ..event(round)
+        };
+        let idempotency = Some(Idempotency { key: round.to_string().into(), window: WINDOW });
+        let keep = Keep { history: Some(KEPT), newest: Some(HOUR) };
+        let published = broker.publish(&room, event, Post { keep, idempotency }).await.unwrap();
+        marks.push((room, published.mark.unwrap()));
+    }
+    broker.clear(&key(2)).await.unwrap();
+    (broker, marks)
+}
+
+async fn file(broker: &MemoryBroker) -> Vec<u8> {
+    let mut file = Vec::new();
+    broker.save().await.write(&mut file, 1_000_000).unwrap();
+    file
+}
+
+/// Reads a snapshot as if the server had been away for so long.
+fn resumed(file: &[u8], away: Duration) -> MemoryBroker {
+    let snapshot = Snapshot::read(file, 1_000_000 + away.as_millis() as u64).unwrap();
+    MemoryBroker::resume(Arc::new(Slow::default()), EPOCH + (1 << 20), snapshot)
+}
+
+/// All that can be asked of a broker about these channels.
+async fn everything(broker: &MemoryBroker, marks: &[(ChannelKey, Mark)]) -> Vec<String> {
+    let mut answers = Vec::new();
+    for channel in 0..3 {
+        let now = broker.history(&key(channel), &Since::Last(99), usize::MAX).await.unwrap();
+        answers.push(format!("{now:?} {:?}", broker.cached(&key(channel)).await.unwrap()));
+        for (room, mark) in marks {
+            answers.push(format!("{:?}", missed(broker, &key(channel), mark.cursor(room)).await));
+        }
+    }
+    answers
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resumed_broker_answers_as_the_saved_one_did() {
+    let (broker, marks) = busy().await;
+    let before = everything(&broker, &marks).await;
+    let broker = resumed(&file(&broker).await, Duration::ZERO);
+    assert_eq!(everything(&broker, &marks).await, before);
+    let word = |word: &str| Some(Idempotency { key: word.into(), window: WINDOW });
+    let repeat = Post { keep: Keep::history(KEPT), idempotency: word("4") };
+    let repeat = broker.publish(&key(1), event(99), repeat).await.unwrap();
+    assert_eq!((repeat.mark, repeat.repeated), (Some(marks[4].1), true));
+    let next = keep(&broker, &key(1), 100, KEPT).await;
+    assert!(next.stamp > marks[19].1.stamp && next.position.epoch == marks[1].1.position.epoch);
+    assert_eq!(next.position.offset, marks[19].1.position.offset + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_goes_on_while_the_server_is_away() {
+    let (broker, marks) = busy().await;
+    let file = file(&broker).await;
+    let (room, last) = &marks[19];
+    let broker = resumed(&file, KEPT.ttl - Duration::from_secs(1));
+    assert!(missed(&broker, room, marks[1].1.cursor(room)).await.is_some());
+    let word = Some(Idempotency { key: "4".into(), window: WINDOW });
+    let post = Post { keep: Keep::TRANSIENT, idempotency: word };
+    assert!(!broker.publish(&key(1), event(99), post).await.unwrap().repeated, "its window has ended");
+    let broker = resumed(&file, KEPT.ttl);
+    assert_eq!(missed(&broker, room, marks[1].1.cursor(room)).await, None);
+    assert_eq!(missed(&broker, room, last.cursor(room)).await, Some(vec![]));
+    assert!(broker.cached(room).await.unwrap().is_some());
+    assert!(resumed(&file, HOUR).cached(room).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_not_as_it_was_written_is_refused() {
+    let (broker, _) = busy().await;
+    let file = file(&broker).await;
+    let read = |file: &[u8]| Snapshot::read(file, 0).map(|snapshot| snapshot.channels());
+    assert_eq!(read(&file), Ok(3));
+    for at in 0..file.len() {
+        let refused = if at < 16 { BadSnapshot::Foreign } else { BadSnapshot::Damaged };
+        assert_eq!(read(&file[..at]), Err(refused), "cut at {at}");
+        let mut damaged = file.clone();
+        damaged[at] ^= 0x40;
+        assert_eq!(read(&damaged), Err(refused), "damaged at {at}");
+    }
+    assert_eq!(read(&[&file[..], b"\0"].concat()), Err(BadSnapshot::Damaged));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saved_broker_is_closed() {
+    let (broker, _) = busy().await;
+    broker.save().await;
+    assert!(broker.publish(&key(0), event(1), Keep::history(KEPT).into()).await.is_err());
+    assert!(broker.history(&key(0), &Since::Now, 0).await.is_err());
+}

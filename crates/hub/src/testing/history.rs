@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_proto::cursor::{Cursor, Place};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::broker::{EXPIRED, Node, TTL, number, numbered, room};
@@ -11,6 +12,7 @@ use crate::broker::{
     Broker, BrokerEvents, Held, History, HistoryRule, Idempotency, Keep, Mark, Post, Published, Since,
 };
 use crate::key::ChannelKey;
+use crate::publication::Publication;
 
 /// More than any test publishes, for longer than any takes.
 const RULE: HistoryRule =
@@ -62,6 +64,10 @@ fn numbers(history: &History) -> Vec<u32> {
 
 fn other() -> ChannelKey {
     ChannelKey::new("1", "other")
+}
+
+fn elsewhere() -> ChannelKey {
+    ChannelKey::new("1", "elsewhere")
 }
 
 /// What is kept comes back in order, from wherever it is asked for.
@@ -151,6 +157,7 @@ pub async fn what_a_rule_drops_is_not_called_recovered(start: impl AsyncFn(Arc<d
         (&size, HistoryRule { bytes: 3 * event + event / 2, ..RULE }),
         (&age, RULE),
     ] {
+        let before = node.now(&elsewhere()).await;
         let mut marks = Vec::new();
         for id in 0..6 {
             marks.push(
@@ -161,6 +168,7 @@ pub async fn what_a_rule_drops_is_not_called_recovered(start: impl AsyncFn(Arc<d
         assert_eq!(numbers(&node.history(key, Since::Last(9)).await), [3, 4, 5], "{key:?}");
         assert_eq!(node.history(key, Since::Now).await.held, Held { messages: 3, bytes: 3 * event });
         assert_eq!(node.missed(key, marks[1].cursor(key)).await, None, "{key:?}");
+        assert_eq!(node.missed(key, before.cursor(&elsewhere())).await, None, "{key:?}");
         assert_eq!(node.missed(key, marks[2].cursor(key)).await, Some(vec![3, 4, 5]), "{key:?}");
         assert_eq!(node.missed(key, marks[5].cursor(key)).await, Some(vec![]), "{key:?}");
     }
@@ -337,4 +345,26 @@ pub async fn a_publisher_is_told_whether_anybody_was_there(
         assert!(node.post(&room(), numbered(1), keep).await.heard);
         assert!(!node.post(&other(), numbered(1), keep).await.heard);
     }
+}
+
+/// What a publisher holds of its app's window comes back when everybody has been shown what it published, not when the
+/// history forgets that.
+pub async fn a_share_of_the_window_is_given_back_when_all_have_been_shown(
+    start: impl AsyncFn(Arc<dyn BrokerEvents>) -> Arc<dyn Broker>,
+) {
+    let mut node = Node::on(start, &room()).await;
+    let window = Arc::new(Semaphore::new(4));
+    let share = || Some(window.clone().try_acquire_owned().expect("there is room"));
+    for key in [room(), other()] {
+        for id in 0..2 {
+            let publication = Publication { permit: share(), ..numbered(id) };
+            let idempotency = Some(Idempotency { key: "k".into(), window: RULE.ttl });
+            node.post(&key, publication, Post { keep: KEPT, idempotency }).await;
+        }
+    }
+    let being_shown = node.hear().await;
+    assert_eq!(window.available_permits(), 3, "repeats, and what nobody hears, hold nothing");
+    drop(being_shown);
+    assert_eq!(window.available_permits(), 4);
+    assert_eq!(node.history(&room(), Since::Now).await.held.messages, 1);
 }

@@ -43,6 +43,7 @@ macro_rules! broker_contract {
             a_cleared_channel_goes_on_in_a_new_epoch
             subscribing_before_reading_misses_nothing
             a_publisher_is_told_whether_anybody_was_there
+            a_share_of_the_window_is_given_back_when_all_have_been_shown
         }
     };
 }
