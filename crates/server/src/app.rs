@@ -109,7 +109,7 @@ impl Node {
             encoder = prepared.encoder();
             push_stream = Some((bind(settings.listen)?, prepared));
         }
-        let routes = Arc::new(Routes::new(mailboxes, encoder));
+        let routes = Arc::new(Routes::new(mailboxes, encoder.clone()));
         let data = config.data_dir.as_deref().map(DataDir::open).transpose()?.flatten();
         let tokens = match data.as_ref().and_then(DataDir::revocations) {
             Some((journal, text)) => Tokens::kept_in(journal, &text),
@@ -130,7 +130,7 @@ impl Node {
             occupancy: occupancy.clone(),
         };
         let (returns, returned) = mpsc::unbounded_channel();
-        let kit = Kit { reader, settings, occupancy, requests: hub.requests(), returns };
+        let kit = Kit { reader, settings, occupancy, requests: hub.requests(), encoder, returns };
         let threads = start_loops(prepared, &kit)?;
         Ok(Node {
             config,

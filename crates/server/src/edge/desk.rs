@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use fanfare_hub::hub::Requests;
 use fanfare_hub::shard::{Change, ConnKey, Doom, Shard};
-use fanfare_hub::{ChannelKey, Request};
+use fanfare_hub::{ChannelKey, Encode, Request};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::socket_id::SocketId;
 use fanfare_proto::{server, ws};
@@ -21,8 +21,9 @@ use tokio::sync::mpsc;
 
 use super::conn::{Conn, Talk, User};
 use super::farewell::Farewells;
-use super::feed::{Farewell, Replays};
+use super::feed::Farewell;
 use super::listen::Reader;
+use super::replays::Replays;
 use super::{LoopStats, Occupancy, Returned, Settings};
 use crate::apps::{App, AppIx, Apps};
 
@@ -44,6 +45,7 @@ pub struct Desk {
     pub reader: Reader,
     /// Where connections go whose next request is none of a loop's.
     pub returns: mpsc::UnboundedSender<Returned>,
+    pub encoder: Arc<dyn Encode>,
     pub replays: Replays,
     /// Pollers that have just had their answer: what they sent meanwhile is to be looked at.
     pub idle: Vec<ConnKey>,

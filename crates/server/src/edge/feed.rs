@@ -12,43 +12,24 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanfare_hub::mail::Entrance;
-use fanfare_hub::mail::Replay;
+use fanfare_hub::mail::{Entrance, Replay};
 use fanfare_hub::shard::{After, ConnKey, Subscribed, Traits};
-use fanfare_hub::{ChannelKey, Form, Frames, Request, Since, StoreError, StreamPosition};
+use fanfare_hub::{ChannelKey, Encode, Frames, Request, Since, StoreError, StreamPosition};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::cursor::Cursor;
-use fanfare_proto::json::{self, json_string_token};
+use fanfare_proto::json::json_string_token;
 use fanfare_proto::{feed, ws};
-use serde::Deserialize;
 
-use super::conn::{Awaited, Conn, Joining, Polls, Talk};
+use super::conn::{Awaited, Joining, Polls, Talk};
 use super::desk::Desk;
-use super::door::head::{HEADERS_MAX, Parsed};
 use super::forms::{self, Format, Framing};
-use super::listen::{self, Carrier, Listen, Refused, Transport, Wanted};
-use super::upgrade::is_upgrade;
-use crate::apps::App;
+use super::listen::{self, Carrier, Listen, Transport, Wanted};
+use super::polls::{poll_lead, refusal};
 use crate::tokens::{self, Claims};
 
 /// The base of the time after which a browser reconnects by itself; as much again is added at random, so that a
 /// crowd does not come back at once.
 const RETRY_MS: u64 = 1000;
-
-/// Input that may wait while a long-poll does: the next request's head.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-
-/// What a client of a plain WebSocket may say.
-#[derive(Debug, Deserialize)]
-struct Ask {
-    #[serde(default)]
-    subscribe: Vec<String>,
-    #[serde(default)]
-    unsubscribe: Vec<String>,
-    since: Option<String>,
-    backtrack: Option<u32>,
-    token: Option<String>,
-}
 
 /// Why a subscriber of `/sub` is let go, and whether it is any use to come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +125,10 @@ impl Desk {
         let Some(place) = joining.awaited.iter().position(|awaited| awaited.token == token) else { return };
         let awaited = joining.awaited.remove(place);
         match outcome {
-            Ok(entrance) => joining.entered.push((awaited, entrance)),
+            Ok(mut entrance) => {
+                show_cached(&mut entrance, channel, &self.encoder);
+                joining.entered.push((awaited, entrance));
+            }
             Err(error) => {
                 self.shard.unsubscribe(key, channel.as_str());
                 self.forget_member(key, channel);
@@ -176,7 +160,8 @@ impl Desk {
         }
     }
 
-    fn release_if_complete(&mut self, key: ConnKey) {
+    /// Lets in those that wait for each other, if all of them have been answered.
+    pub fn release_if_complete(&mut self, key: ConnKey) {
         let Some(conn) = self.shard.wire(key) else { return };
         let more = conn.more();
         if more.joining.as_ref().is_none_or(|joining| !joining.awaited.is_empty()) {
@@ -213,7 +198,8 @@ impl Desk {
         self.go_live(key, &entered);
     }
 
-    fn go_live(&mut self, key: ConnKey, entered: &[(Awaited, Entrance)]) {
+    /// Shows what comes from now on.
+    pub fn go_live(&mut self, key: ConnKey, entered: &[(Awaited, Entrance)]) {
         for (awaited, entrance) in entered {
             let after = After {
                 stored: entrance.replay.as_ref().map(|replay| replay.now.position),
@@ -248,215 +234,6 @@ impl Desk {
             Some(joining) => joining.lead.extend_from_slice(&bytes),
             None => self.shard.send(key, bytes.into()),
         }
-    }
-
-    // Long-polls.
-
-    fn answer_or_wait(&mut self, key: ConnKey, joining: Joining) {
-        let entered = &joining.entered;
-        let mut replays = entered.iter().filter_map(|(_, entrance)| entrance.replay.as_ref());
-        let resumes = entered.iter().any(|(awaited, _)| awaited.resumes);
-        let recovered = resumes.then(|| replays.all(|replay| replay.recovered));
-        let missed = merged(entered);
-        let cursor = cursor_of(entered);
-        let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
-        polls.cursor = cursor.clone();
-        let waits = polls.waits;
-        if missed.is_empty() && recovered != Some(false) {
-            return if waits { self.go_live(key, entered) } else { self.answer_nothing(key) };
-        }
-        let answer = match (polls.format, missed.first()) {
-            (Format::Json, _) => {
-                forms::json_answer(missed.iter().map(|frames| &**frames), cursor.as_deref(), recovered)
-            }
-            (Format::Raw, Some(oldest)) => forms::raw_answer(oldest, recovered),
-            (Format::Raw, None) => return self.answer_without_content(key, recovered),
-        };
-        self.answer(key, answer);
-    }
-
-    /// Sends the rest of an answer behind its first lines, and is done with this request.
-    fn answer(&mut self, key: ConnKey, rest: Vec<u8>) {
-        self.shard.rest(key);
-        self.shard.send(key, rest.into());
-        self.answered(key);
-    }
-
-    fn answer_without_content(&mut self, key: ConnKey, recovered: Option<bool>) {
-        let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
-        let status = if polls.conditional && recovered.is_none() { "304 Not Modified" } else { "204 No Content" };
-        let Some(mut head) = polls.lead.take() else { return };
-        // The lead was made for an answer with content.
-        let end_of_line = head.windows(2).position(|pair| pair == b"\r\n").unwrap_or(0);
-        head.splice(..end_of_line, format!("HTTP/1.1 {status}").into_bytes());
-        forms::recovered_header(&mut head, recovered);
-        forms::cursor_headers(&mut head, polls.cursor.as_deref());
-        head.extend_from_slice(b"\r\n");
-        self.answer_whole(key, head);
-    }
-
-    /// Sends an answer, first lines and all.
-    fn answer_whole(&mut self, key: ConnKey, answer: Vec<u8>) {
-        if let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) {
-            polls.lead = None;
-        }
-        self.shard.rest(key);
-        self.shard.send(key, answer.into());
-        self.answered(key);
-    }
-
-    /// The wait of a long-poll is over.
-    pub fn answer_nothing(&mut self, key: ConnKey) {
-        let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
-        match (polls.format, polls.conditional) {
-            (Format::Json, false) => {
-                let answer = forms::json_answer(std::iter::empty(), polls.cursor.as_deref(), None);
-                self.answer(key, answer);
-            }
-            _ => self.answer_without_content(key, None),
-        }
-    }
-
-    /// An answer is on its way, and the connection waits for the next request.
-    pub fn answered(&mut self, key: ConnKey) {
-        let until_s = self.now_s() + IDLE_S;
-        let Some(conn) = self.shard.wire(key) else { return };
-        conn.trim();
-        // One that says nothing more is ended by the sweep, once its answer has gone out.
-        conn.deadline_s = until_s;
-        let keep_alive = matches!(&conn.talk, Talk::Polls(polls) if polls.keep_alive);
-        if !keep_alive {
-            conn.deadline_s = 1;
-        }
-        self.idle.push(key);
-    }
-
-    fn set_poll_cursor(&mut self, key: ConnKey, cursor: String) {
-        if let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) {
-            polls.cursor = Some(cursor);
-        }
-    }
-
-    /// Takes in requests on a connection that polls: one at a time, and none that is not a loop's. Returns how many bytes
-    /// have been dealt with; the rest waits.
-    pub fn hear_requests(&mut self, key: ConnKey, bytes: &[u8]) -> usize {
-        let waits = |conn: &mut Conn| matches!(&conn.talk, Talk::Polls(polls) if polls.lead.is_some());
-        if self.shard.wire(key).is_none_or(waits) {
-            if bytes.len() > HEAD_BYTES_MAX {
-                self.close(key, None, true);
-            }
-            return 0;
-        }
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut request = httparse::Request::new(&mut headers);
-        match request.parse(bytes) {
-            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return 0,
-            Ok(httparse::Status::Complete(len)) if request.method == Some("GET") => {
-                let head = Parsed(&request);
-                let listen = self
-                    .reader
-                    .read(&head)
-                    .and_then(Result::ok)
-                    .filter(|listen| !is_upgrade(&head) && self.may_poll_here(key, listen));
-                if let Some(listen) = listen {
-                    self.shard.set_form(key, listen.form(false));
-                    self.listen(key, listen);
-                    return len;
-                }
-            }
-            _ => {}
-        }
-        // Whatever it is, the door answers it.
-        self.give_back(key, bytes.to_vec());
-        bytes.len()
-    }
-
-    /// Whether a further request is one that this loop can serve: on another app, the place would have to be counted anew.
-    fn may_poll_here(&self, key: ConnKey, listen: &Listen) -> bool {
-        listen.is_for_a_loop() && self.shard.app(key) == Some(listen.app.ix.0)
-    }
-
-    // The plain WebSocket.
-
-    /// Whether a connection speaks the language of `/sub`.
-    pub fn is_feed(&mut self, key: ConnKey) -> bool {
-        matches!(self.shard.wire(key).map(|conn| &conn.talk), Some(Talk::Socket))
-    }
-
-    /// Answers one text message of a plain WebSocket.
-    pub fn hear_feed(&mut self, key: ConnKey, text: &str) {
-        let Some(app) = self.app(key) else {
-            return self.close_with(key, CloseCode::APP_UNKNOWN, "the app was removed", None);
-        };
-        let ask: Ask = match json::object(text) {
-            Ok(ask) => ask,
-            Err(error) => {
-                let message = format!(
-                    "expected {{\"subscribe\":[channels],\"since\"?:cursor,\"backtrack\"?:n,\"token\"?:jwt}} or {{\"unsubscribe\":[channels]}}: {error}"
-                );
-                return self.complain_feed(key, None, 400, &message);
-            }
-        };
-        for name in &ask.unsubscribe {
-            self.leave_feed(key, &app, name);
-        }
-        if let Err(refused) = self.join_feed(key, &app, ask) {
-            let (channel, refused) = refused;
-            self.complain_feed(key, channel.as_deref(), refused.status(), &refused.to_string());
-        }
-    }
-
-    fn join_feed(&mut self, key: ConnKey, app: &App, ask: Ask) -> Result<(), (Option<String>, Refused)> {
-        if let Some(token) = &ask.token {
-            let claims = self.reader.tokens.verify(app, token).map_err(|error| (None, error.into()))?;
-            self.bear(key, claims);
-        }
-        let since = match (&ask.since, ask.backtrack) {
-            (Some(text), _) => Some(Since::Cursor(listen::cursor(text, app).map_err(|refused| (None, refused))?)),
-            (None, backtrack) => backtrack.map(|last| Since::Last(last.min(listen::BACKTRACK_MAX))),
-        };
-        let claims = self.shard.wire(key).and_then(|conn| conn.claims.clone());
-        let mut channels = Vec::with_capacity(ask.subscribe.len());
-        let mut refused = None;
-        for name in &ask.subscribe {
-            match listen::wanted(app, name, claims.as_deref()) {
-                Ok(wanted) if self.shard.is_subscribed(key, wanted.key.as_str()) => {}
-                Ok(wanted) => channels.push(wanted),
-                Err(why) => refused = Some((Some(name.clone()), why)),
-            }
-        }
-        let max = app.limits.channels_per_connection_max as usize;
-        if max > 0 && self.shard.subscriptions(key) + channels.len() > max {
-            return Err((None, Refused::TooMany(app.limits.channels_per_connection_max)));
-        }
-        self.subscribe_all(key, channels, since);
-        refused.map_or(Ok(()), Err)
-    }
-
-    /// The newest token counts, and its time.
-    fn bear(&mut self, key: ConnKey, claims: Claims) {
-        let deadline_s = self.expires_s(&claims);
-        if let Some(conn) = self.shard.wire(key) {
-            conn.deadline_s = deadline_s;
-            conn.claims = Some(Arc::new(claims));
-        }
-    }
-
-    fn leave_feed(&mut self, key: ConnKey, app: &App, name: &str) {
-        let channel = Desk::channel_key(app, name);
-        if self.shard.unsubscribe(key, channel.as_str()).is_none() {
-            return self.complain_feed(key, Some(name), 404, "not subscribed to this channel");
-        }
-        if let Some(joining) = self.shard.wire(key).and_then(|conn| conn.more.as_mut()?.joining.as_mut()) {
-            joining.awaited.retain(|awaited| awaited.key != channel);
-        }
-        self.forget_member(key, &channel);
-        self.control(key, None, "", |out| feed::unsubscribed(out, name));
-        self.release_if_complete(key);
-    }
-
-    fn complain_feed(&mut self, key: ConnKey, channel: Option<&str>, status: u16, message: &str) {
-        self.control(key, None, "fanfare:error", |out| feed::error(out, channel, status, message));
     }
 
     // The end.
@@ -508,14 +285,11 @@ impl Desk {
     }
 
     /// When a token ends, in seconds since the loop began.
-    fn expires_s(&self, claims: &Claims) -> u32 {
+    pub fn expires_s(&self, claims: &Claims) -> u32 {
         let left_s = claims.exp_s.saturating_sub(tokens::now_s());
         self.now_s().saturating_add(u32::try_from(left_s).unwrap_or(u32::MAX)).max(1)
     }
 }
-
-/// How long a connection may stand idle between two polls, as at hyper's.
-const IDLE_S: u32 = 75;
 
 impl Farewell {
     /// The token ran out.
@@ -545,13 +319,6 @@ pub fn heartbeat(framing: Framing) -> &'static [u8] {
         Framing::Lines => b"\n",
         Framing::Socket | Framing::SocketDeflated | Framing::Answer => b"",
     }
-}
-
-/// The heartbeat of a plain WebSocket: pages see no ping frames.
-pub fn socket_heartbeat() -> Vec<u8> {
-    let mut out = control(Framing::Socket, None, "", |out| out.extend_from_slice(br#"{"event":"fanfare:ping"}"#));
-    ws::ping_frame(&mut out, b"");
-    out
 }
 
 fn control(framing: Framing, id: Option<&str>, event: &str, object: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -609,45 +376,29 @@ fn stream_head(listen: &Listen) -> Vec<u8> {
     out
 }
 
-fn poll_lead(listen: &Listen) -> Vec<u8> {
-    let mut out = first_lines(listen);
-    let connection: &[u8] = match (listen.carrier, listen.keep_alive) {
-        (Carrier::Http10, true) => b"Connection: keep-alive\r\n",
-        (_, true) => b"",
-        (_, false) => b"Connection: close\r\n",
-    };
-    out.extend_from_slice(connection);
-    out
-}
-
-fn first_lines(listen: &Listen) -> Vec<u8> {
+/// The first lines of an answer that is one.
+pub fn first_lines(listen: &Listen) -> Vec<u8> {
     let mut out = b"HTTP/1.1 200 OK\r\n".to_vec();
     out.extend_from_slice(listen::UNBUFFERED);
     listen::cors(&mut out, listen.origin.as_deref());
     out
 }
 
-/// A refusal that came too late for the door.
-fn refusal(status: u16, message: &str, keep_alive: bool) -> Vec<u8> {
-    let reason = if status == 403 { "403 Forbidden" } else { "503 Service Unavailable" };
-    let body = format!("{{\"error\":{}}}", json_string_token(message));
-    let mut out = format!("HTTP/1.1 {reason}\r\n").into_bytes();
-    out.extend_from_slice(listen::UNBUFFERED);
-    listen::cors(&mut out, None);
-    forms::header(&mut out, "Content-Type", "application/json");
-    forms::header(&mut out, "Retry-After", "1");
-    forms::header(&mut out, "Content-Length", &body.len().to_string());
-    out.extend_from_slice(if keep_alive { b"\r\n" } else { b"Connection: close\r\n\r\n" });
-    out.extend_from_slice(body.as_bytes());
-    out
-}
-
 /// Where a reader stands that has been shown everything so far.
-fn cursor_of(entered: &[(Awaited, Entrance)]) -> Option<String> {
+pub fn cursor_of(entered: &[(Awaited, Entrance)]) -> Option<String> {
     let replays = || entered.iter().filter_map(|(awaited, entrance)| Some((awaited, entrance.replay.as_ref()?)));
     let settled = replays().map(|(_, replay)| replay.now.settled).min()?;
     let places = replays().map(|(awaited, replay)| replay.now.place(&awaited.key));
     Some(Cursor::of(places, settled).to_string())
+}
+
+/// A cache channel's newest event comes first, for those who do not say where they are.
+fn show_cached(entrance: &mut Entrance, channel: &ChannelKey, encoder: &Arc<dyn Encode>) {
+    let (Some(Some(cached)), Some(replay)) = (entrance.cached.take(), entrance.replay.as_mut()) else { return };
+    if replay.frames.is_empty() {
+        let frames = Frames::new(channel.clone(), cached.publication, Some(cached.mark), encoder.clone());
+        replay.frames.push(Arc::new(frames));
+    }
 }
 
 /// The publications that a newcomer is shown first.
@@ -656,49 +407,8 @@ fn missed(entrance: &Entrance) -> &[Arc<Frames>] {
 }
 
 /// What was missed on all channels, in the order in which it was stored.
-fn merged(entered: &[(Awaited, Entrance)]) -> Vec<Arc<Frames>> {
+pub fn merged(entered: &[(Awaited, Entrance)]) -> Vec<Arc<Frames>> {
     let mut all: Vec<_> = entered.iter().flat_map(|(_, entrance)| missed(entrance)).cloned().collect();
     all.sort_by_key(|frames| frames.mark().map(|mark| mark.stamp));
     all
-}
-
-/// What was lately replayed, by what it holds: the same for everybody who missed the same.
-#[derive(Debug, Default)]
-pub struct Replays(Vec<Joined>);
-
-#[derive(Debug)]
-struct Joined {
-    channel: ChannelKey,
-    form: Form,
-    first: Option<StreamPosition>,
-    last: Option<StreamPosition>,
-    bytes: Bytes,
-}
-
-/// Replays that are remembered. A crowd comes back for a few channels at a time.
-const REPLAYS_MAX: usize = 8;
-
-impl Replays {
-    /// The bytes of all of these, which are some of one channel; made if nobody has lately missed the same.
-    pub fn bytes(&mut self, form: Form, missed: &[Arc<Frames>]) -> Bytes {
-        let (oldest, newest) = (&missed[0], &missed[missed.len() - 1]);
-        let (channel, first, last) = (oldest.key(), oldest.position(), newest.position());
-        let same = |joined: &&Joined| {
-            (joined.form, joined.first, joined.last) == (form, first, last) && joined.channel == *channel
-        };
-        if let Some(joined) = self.0.iter().find(same) {
-            return joined.bytes.clone();
-        }
-        if self.0.len() == REPLAYS_MAX {
-            self.0.remove(0);
-        }
-        let bytes = oldest.encoder().join(form, missed);
-        self.0.push(Joined { channel: channel.clone(), form, first, last, bytes: bytes.clone() });
-        bytes
-    }
-
-    /// Forgets all of them; about once a second, so that they hold memory while a crowd comes back and not after.
-    pub fn forget(&mut self) {
-        self.0 = Vec::new();
-    }
 }

@@ -14,6 +14,8 @@
 //! | `listen` | what a request under `/sub` asks for, and whether it may have it |
 //! | `subscribe` | requests under `/sub` that hyper serves |
 //! | `feed` | the conversation with one subscriber of `/sub`, by whatever transport |
+//! | `polls`, `plain` | the same, as far as it is about long-polling, or a plain WebSocket |
+//! | `replays` | what was lately sent to those who came back |
 //! | `forms` | the forms in which publications are written |
 //! | `conn` | what is kept for each connection |
 //! | `stream`, `tls`, `pipe` | what a connection is written on: a socket, bare or under TLS, or a pipe into an answer that hyper sends |
@@ -30,7 +32,10 @@ mod feed;
 pub mod forms;
 pub mod listen;
 mod pipe;
+mod plain;
+mod polls;
 mod pusher;
+mod replays;
 pub mod shard_loop;
 mod stats;
 mod stream;

@@ -13,11 +13,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fanfare_hub::Mail;
 use fanfare_hub::hub::Requests;
 use fanfare_hub::mail::{Bell, Inbox, MAILBOX_LETTERS_MAX, Mailbox, Wake, mailbox};
 use fanfare_hub::publication::Form;
 use fanfare_hub::shard::{ConnKey, Doom, Sent, Shard};
+use fanfare_hub::{Encode, Mail};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::ws::{Assembler, Incoming, Limits};
 use fanfare_proto::{deflate, server, ws};
@@ -28,10 +28,12 @@ use tokio::sync::mpsc;
 use super::conn::{Conn, Talk};
 use super::desk::{Desk, last_words, text_frame};
 use super::farewell::Farewells;
-use super::feed::{self, Farewell, Replays};
+use super::feed::{self, Farewell};
 use super::forms::pusher_form;
 use super::listen::Reader;
 use super::pipe::{News, Pipes};
+use super::plain;
+use super::replays::Replays;
 use super::stream::Stream;
 use super::{Admission, Arrival, LoopHandle, LoopStats, Occupancy, Order, Returned, Settings};
 
@@ -92,6 +94,8 @@ pub struct Kit {
     pub occupancy: Occupancy,
     /// Where requests to the control plane go.
     pub requests: Requests,
+    /// What makes publications' bytes.
+    pub encoder: Arc<dyn Encode>,
     /// Where connections go whose next request is none of a loop's.
     pub returns: mpsc::UnboundedSender<Returned>,
 }
@@ -105,7 +109,7 @@ impl Prepared {
     /// Runs the loop on this thread until it has been drained. `salt` begins the socket ids of its connections and must be
     /// new at every start.
     pub fn run(self, index: usize, salt: u64, kit: Kit) -> std::io::Result<()> {
-        let Kit { reader, settings, occupancy, requests, returns } = kit;
+        let Kit { reader, settings, occupancy, requests, encoder, returns } = kit;
         let desk = Desk {
             index,
             salt,
@@ -117,6 +121,7 @@ impl Prepared {
             requests,
             reader,
             returns,
+            encoder,
             replays: Replays::default(),
             idle: Vec::new(),
             asked: Vec::new(),
@@ -593,7 +598,7 @@ impl ShardLoop {
         let Some(conn) = self.desk.shard.wire(key) else { return };
         if !conn.pinged && now_s.saturating_sub(conn.heard_s) >= after_s {
             conn.pinged = true;
-            self.desk.shard.send(key, feed::socket_heartbeat().into());
+            self.desk.shard.send(key, plain::socket_heartbeat().into());
         }
     }
 

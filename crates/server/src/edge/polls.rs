@@ -1,0 +1,179 @@
+//! The conversation with a connection that polls: one answer for each request, and the subscription rests in between.
+//!
+//! Always true:
+//! - an answer leaves whole: first the lines that differ between readers, then what all of them share;
+//! - a request that is none of this loop's goes back to the door with everything that was read.
+//!
+//! Not here: what all subscribers of `/sub` have in common (`feed`).
+
+use fanfare_hub::shard::ConnKey;
+use fanfare_proto::json::json_string_token;
+
+use super::conn::{Conn, Joining, Talk};
+use super::desk::Desk;
+use super::door::head::{HEADERS_MAX, Parsed};
+use super::feed::{cursor_of, first_lines, merged};
+use super::forms::{self, Format};
+use super::listen::{self, Carrier, Listen};
+use super::upgrade::is_upgrade;
+
+/// Input that may wait while a long-poll does: the next request's head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// How long a connection may stand idle between two polls, as at hyper's.
+const IDLE_S: u32 = 75;
+
+impl Desk {
+    /// Tells what was missed; if that is nothing, waits.
+    pub fn answer_or_wait(&mut self, key: ConnKey, joining: Joining) {
+        let entered = &joining.entered;
+        let mut replays = entered.iter().filter_map(|(_, entrance)| entrance.replay.as_ref());
+        let resumes = entered.iter().any(|(awaited, _)| awaited.resumes);
+        let recovered = resumes.then(|| replays.all(|replay| replay.recovered));
+        let missed = merged(entered);
+        let cursor = cursor_of(entered);
+        let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
+        polls.cursor = cursor.clone();
+        let waits = polls.waits;
+        if missed.is_empty() && recovered != Some(false) {
+            return if waits { self.go_live(key, entered) } else { self.answer_nothing(key) };
+        }
+        let answer = match (polls.format, missed.first()) {
+            (Format::Json, _) => {
+                forms::json_answer(missed.iter().map(|frames| &**frames), cursor.as_deref(), recovered)
+            }
+            (Format::Raw, Some(oldest)) => forms::raw_answer(oldest, recovered),
+            (Format::Raw, None) => return self.answer_without_content(key, recovered),
+        };
+        self.answer(key, answer);
+    }
+
+    /// Sends the rest of an answer behind its first lines, and is done with this request.
+    fn answer(&mut self, key: ConnKey, rest: Vec<u8>) {
+        self.shard.rest(key);
+        self.shard.send(key, rest.into());
+        self.answered(key);
+    }
+
+    fn answer_without_content(&mut self, key: ConnKey, recovered: Option<bool>) {
+        let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
+        let status = if polls.conditional && recovered.is_none() { "304 Not Modified" } else { "204 No Content" };
+        let Some(mut head) = polls.lead.take() else { return };
+        // The lead was made for an answer with content.
+        let end_of_line = head.windows(2).position(|pair| pair == b"\r\n").unwrap_or(0);
+        head.splice(..end_of_line, format!("HTTP/1.1 {status}").into_bytes());
+        forms::recovered_header(&mut head, recovered);
+        forms::cursor_headers(&mut head, polls.cursor.as_deref());
+        head.extend_from_slice(b"\r\n");
+        self.answer_whole(key, head);
+    }
+
+    /// Sends an answer, first lines and all.
+    pub fn answer_whole(&mut self, key: ConnKey, answer: Vec<u8>) {
+        if let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) {
+            polls.lead = None;
+        }
+        self.shard.rest(key);
+        self.shard.send(key, answer.into());
+        self.answered(key);
+    }
+
+    /// The wait of a long-poll is over.
+    pub fn answer_nothing(&mut self, key: ConnKey) {
+        let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
+        match (polls.format, polls.conditional) {
+            (Format::Json, false) => {
+                let answer = forms::json_answer(std::iter::empty(), polls.cursor.as_deref(), None);
+                self.answer(key, answer);
+            }
+            _ => self.answer_without_content(key, None),
+        }
+    }
+
+    /// An answer is on its way, and the connection waits for the next request.
+    pub fn answered(&mut self, key: ConnKey) {
+        let until_s = self.now_s() + IDLE_S;
+        let Some(conn) = self.shard.wire(key) else { return };
+        conn.trim();
+        // One that says nothing more is ended by the sweep, once its answer has gone out.
+        conn.deadline_s = until_s;
+        let keep_alive = matches!(&conn.talk, Talk::Polls(polls) if polls.keep_alive);
+        if !keep_alive {
+            conn.deadline_s = 1;
+        }
+        self.idle.push(key);
+    }
+
+    /// Where it goes on if there is nothing to say.
+    pub fn set_poll_cursor(&mut self, key: ConnKey, cursor: String) {
+        if let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) {
+            polls.cursor = Some(cursor);
+        }
+    }
+
+    /// Takes in requests on a connection that polls: one at a time, and none that is not a loop's. Returns how many bytes
+    /// have been dealt with; the rest waits.
+    pub fn hear_requests(&mut self, key: ConnKey, bytes: &[u8]) -> usize {
+        let waits = |conn: &mut Conn| matches!(&conn.talk, Talk::Polls(polls) if polls.lead.is_some());
+        if self.shard.wire(key).is_none_or(waits) {
+            if bytes.len() > HEAD_BYTES_MAX {
+                self.close(key, None, true);
+            }
+            return 0;
+        }
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return 0,
+            Ok(httparse::Status::Complete(len)) if request.method == Some("GET") => {
+                let head = Parsed(&request);
+                let listen = self
+                    .reader
+                    .read(&head)
+                    .and_then(Result::ok)
+                    .filter(|listen| !is_upgrade(&head) && self.may_poll_here(key, listen));
+                if let Some(listen) = listen {
+                    self.shard.set_form(key, listen.form(false));
+                    self.listen(key, listen);
+                    return len;
+                }
+            }
+            _ => {}
+        }
+        // Whatever it is, the door answers it.
+        self.give_back(key, bytes.to_vec());
+        bytes.len()
+    }
+
+    /// Whether a further request is one that this loop can serve: on another app, the place would have to be counted anew.
+    fn may_poll_here(&self, key: ConnKey, listen: &Listen) -> bool {
+        listen.is_for_a_loop() && self.shard.app(key) == Some(listen.app.ix.0)
+    }
+}
+
+/// The lines of an answer that differ between readers.
+pub fn poll_lead(listen: &Listen) -> Vec<u8> {
+    let mut out = first_lines(listen);
+    let connection: &[u8] = match (listen.carrier, listen.keep_alive) {
+        (Carrier::Http10, true) => b"Connection: keep-alive\r\n",
+        (_, true) => b"",
+        (_, false) => b"Connection: close\r\n",
+    };
+    out.extend_from_slice(connection);
+    out
+}
+
+/// A refusal that came too late for the door.
+pub fn refusal(status: u16, message: &str, keep_alive: bool) -> Vec<u8> {
+    let reason = if status == 403 { "403 Forbidden" } else { "503 Service Unavailable" };
+    let body = format!("{{\"error\":{}}}", json_string_token(message));
+    let mut out = format!("HTTP/1.1 {reason}\r\n").into_bytes();
+    out.extend_from_slice(listen::UNBUFFERED);
+    listen::cors(&mut out, None);
+    forms::header(&mut out, "Content-Type", "application/json");
+    forms::header(&mut out, "Retry-After", "1");
+    forms::header(&mut out, "Content-Length", &body.len().to_string());
+    out.extend_from_slice(if keep_alive { b"\r\n" } else { b"Connection: close\r\n\r\n" });
+    out.extend_from_slice(body.as_bytes());
+    out
+}
