@@ -1,6 +1,6 @@
-//! `compare`: a verb against a reference (`raw`, or nginx with nchan) and against a server, in turns, each freshly started for each turn: the server on one
-//! CPU, the clients on another. The figures that differ are printed as ratios, round by round, because two runs beside each
-//! other say more than any number of runs apart.
+//! `compare`: a verb against a reference (`raw`, or nginx with nchan) and against a server, in turns, each freshly started for
+//! each turn: the server on one CPU, the clients on another. The figures that differ are printed as ratios, round by round,
+//! because two runs beside each other say more than any number of runs apart.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};

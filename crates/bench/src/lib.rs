@@ -4,7 +4,8 @@
 //! `raw` reference in this crate, any other server of the Pusher protocol, or nchan.
 //!
 //! ```text
-//!   verbs      fanout · connect · idle · publish · mixed · longpoll · resume · compare      one file each: options, run, report
+//!   verbs      fanout · connect · idle · publish · mixed · longpoll · resume · compare
+//!              one file each: options, run, report
 //!   sending    publisher (lanes of HTTP) ── load (what to send) ── plan (which lane, which channel)
 //!   receiving  crew (starts processes) ══ control socket ══ receiver ── subscriber ── ledger (what arrived)
 //!   words      transport (what opens a subscription) · wire (WebSockets) · http · sse
