@@ -244,12 +244,12 @@ pub fn own_verb(verb: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// A first visit to nchan is answered only with a message, so each channel gets one that is no publication of any run.
+/// A poller's first visit is answered with the newest message, so there must be one.
 fn greet(roster: &Roster<'_>) -> Result<()> {
-    if roster.target.dialect != Dialect::Nchan {
+    if roster.manner().transport != Transport::Longpoll {
+        ensure!(roster.target.dialect == Dialect::Fanfare, "nchan is measured with long-polling only");
         return Ok(());
     }
-    ensure!(roster.manner().transport == Transport::Longpoll, "nchan is measured with long-polling only");
     let prefix = &roster.clients.channel_prefix;
     let mut greeting = Greeting { target: roster.target, prefix, channels: roster.terms.plan.channels };
     Publisher::open(&roster.target.url, 1, Accept::Success)?.run(&mut greeting, None)?;

@@ -184,8 +184,9 @@ impl Ledger {
         self.bytes += bytes;
     }
 
-    pub fn gap(&mut self) {
-        self.counts.gaps += 1;
+    /// So many subscribers were told of a gap.
+    pub fn gaps(&mut self, subscribers: u64) {
+        self.counts.gaps += subscribers;
     }
 
     /// The whole account; `channel_of` tells each subscriber's channel.

@@ -130,7 +130,7 @@ impl<F: Fn() -> bool> Load for Until<'_, '_, F> {
     }
 }
 
-/// One message without a stamp to each channel.
+/// One message to each channel that is no publication of any run.
 pub struct Greeting<'a> {
     pub target: &'a Target,
     pub prefix: &'a str,
@@ -142,7 +142,14 @@ impl Load for Greeting<'_> {
         if request >= self.channels {
             return Composed::NoMore;
         }
-        self.target.bare_post(&wire::channel_name(self.prefix, request), b"welcome", out);
+        let channel = wire::channel_name(self.prefix, request);
+        match self.target.dialect {
+            Dialect::Nchan => self.target.bare_post(&channel, b"welcome", out),
+            Dialect::Fanfare => {
+                let body = format!(r#"{{"name":"bench","channels":["{channel}"],"data":"welcome"}}"#);
+                self.target.signed_post(&self.target.path("events"), body.as_bytes(), out);
+            }
+        }
         Composed::Request
     }
 }

@@ -200,6 +200,8 @@ impl Receiver {
                     Some(Order::Resume) => self.assemble(usize::MAX, control)?,
                     Some(Order::Finish) => {
                         self.linger()?;
+                        let gaps = self.subscribers.iter().flatten().filter(|subscriber| subscriber.has_gap());
+                        self.ledger.gaps(gaps.count() as u64);
                         let channels = self.job.terms.plan.channels;
                         let first = self.job.subscribers.start;
                         let tally = self.ledger.tally(|subscriber| (first + subscriber as u32) % channels);
@@ -304,9 +306,6 @@ impl Receiver {
     fn became_live(&mut self, index: usize) {
         self.live += 1;
         self.handshakes -= 1;
-        if self.subscribers[index].as_ref().is_some_and(Subscriber::has_gap) {
-            self.ledger.gap();
-        }
         if self.job.afterwards == Afterwards::Close {
             self.subscribers[index] = None;
         }

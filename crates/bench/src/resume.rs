@@ -114,9 +114,9 @@ pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::new("resume");
     report.figure("subscribers", f64::from(options.subscribers));
     report.figure("missed_by_each", f64::from(options.missed));
-    report.must_be_none("not_recovered", tally.counts.gaps);
     let mut counts = Counts::default();
     [tally.counts, calm.counts, disturbed.counts].into_iter().for_each(|each| counts += each);
+    report.must_be_none("not_recovered", counts.gaps);
     account(&mut report, &counts, expected + calm_expected + disturbed_expected, tally.out_of_step());
     report.figure("subscribed_again_s", (subscribed_ns - began) as f64 / 1e9);
     report.figure("recovered_s", tally.last_ns.saturating_sub(began_ns) as f64 / 1e9);

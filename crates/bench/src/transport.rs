@@ -9,7 +9,7 @@ use crate::target::{Dialect, Server};
 use crate::wire;
 
 /// The longest that a poll may wait; a waiting poller is to stay idle.
-const WAIT_S: u32 = 60;
+const WAIT_S: u32 = 55;
 
 /// How subscribers listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -52,7 +52,7 @@ impl Script {
     pub fn new(manner: Manner, channels: u32) -> Script {
         let openings = (0..channels).map(|n| manner.opening(n)).collect();
         let polls = match manner.transport {
-            Transport::Longpoll => (0..channels).map(|n| manner.poll("longpoll", n)).collect(),
+            Transport::Longpoll => (0..channels).map(|n| manner.poll(n, "")).collect(),
             _ => Vec::new(),
         };
         Script { manner, openings, polls }
@@ -103,27 +103,27 @@ impl Manner {
             Transport::Ws => self.request(&self.path("ws", n)) + wire::UPGRADE_LINES,
             Transport::Sse => self.request(&self.path("sse", n)) + "Accept: text/event-stream\r\n",
             Transport::Stream => self.request(&self.path("stream", n)),
-            // Answered at once and with a cursor, so that nothing is missed however late the server reads what follows.
-            Transport::Longpoll => self.poll("poll", n),
+            // Answered at once with the crew's greeting, and with a cursor: so nothing is missed from there on, however late the
+            // server reads what follows.
+            Transport::Longpoll => self.poll(n, "&backtrack=1"),
         }
     }
 
-    fn poll(&self, transport: &str, n: u32) -> String {
-        self.request(&self.path(transport, n))
+    fn poll(&self, n: u32, begins: &str) -> String {
+        match self.dialect {
+            Dialect::Fanfare => self.request(&format!("{}&wait={WAIT_S}{begins}", self.path("longpoll", n))),
+            Dialect::Nchan => self.request(&format!("/sub?id={}", wire::channel_name(&self.channel_prefix, n))),
+        }
     }
 
     fn path(&self, transport: &str, n: u32) -> String {
         let channel = wire::channel_name(&self.channel_prefix, n);
-        if self.dialect == Dialect::Nchan {
-            return format!("/sub?id={channel}");
-        }
-        let wait = if transport == "longpoll" { format!("&wait={WAIT_S}") } else { String::new() };
         // Raw messages carry no cursor, except where the transport has a place of its own for it.
         let format = match self.transport {
             Transport::Ws | Transport::Stream if self.keeps_cursors => "json",
             _ => "raw",
         };
-        format!("/sub/{}/{channel}?transport={transport}&format={format}{wait}", self.key)
+        format!("/sub/{}/{channel}?transport={transport}&format={format}", self.key)
     }
 
     fn request(&self, path: &str) -> String {
@@ -163,10 +163,11 @@ mod tests {
     }
 
     #[test]
-    fn a_poller_asks_where_it_stands_and_then_waits() {
+    fn a_poller_begins_with_the_newest_message_and_then_waits() {
         let script = script(Transport::Longpoll, Dialect::Fanfare, false);
-        assert!(opening(&script, "").starts_with("GET /sub/k/c-1?transport=poll&format=raw HTTP/1.1\r\n"));
-        let waits = "GET /sub/k/c-1?transport=longpoll&format=raw&wait=60 HTTP/1.1\r\nHost: h:1\r\nIf-None-Match: \"x\"\r\n\r\n";
+        let begins = "GET /sub/k/c-1?transport=longpoll&format=raw&wait=55&backtrack=1 HTTP/1.1\r\n";
+        assert!(opening(&script, "").starts_with(begins));
+        let waits = "GET /sub/k/c-1?transport=longpoll&format=raw&wait=55 HTTP/1.1\r\nHost: h:1\r\nIf-None-Match: \"x\"\r\n\r\n";
         assert_eq!(script.next_poll(1, "If-None-Match: \"x\"\r\n"), waits.as_bytes());
         assert_eq!(opening(&script, "If-None-Match: \"x\"\r\n"), waits);
     }

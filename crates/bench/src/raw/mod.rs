@@ -23,7 +23,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::channel::Channel;
 use self::connection::{Connection, ESTABLISHED};
-use self::publication::nothing_new;
+use self::publication::position;
 use self::request::{Asked, Event};
 use self::sabotage::{Faults, Saboteur};
 use crate::sys;
@@ -163,16 +163,16 @@ impl Raw {
                 }
                 missed.subscribers.push(index);
             }
-            Asked::Poll { channel, waits, since } => {
+            Asked::Poll { channel, since } => {
                 let asked = self.channels.entry(channel.clone()).or_default();
                 let newer = asked.since(since).next().cloned();
                 match newer {
                     Some(publication) => connection.send(&publication.form(Transport::Longpoll).bytes),
-                    None if waits => {
+                    None if since.is_none() => connection.send(&position(&channel, asked.offset)),
+                    None => {
                         asked.waiting.push(index);
                         connection.channels = vec![channel];
                     }
-                    None => connection.send(&nothing_new(&channel, asked.offset)),
                 }
             }
             Asked::Publish(events) => {

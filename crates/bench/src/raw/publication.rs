@@ -98,8 +98,8 @@ pub fn subscribed(channel: &str, offset: u64, recovered: Option<bool>) -> String
     String::from_utf8_lossy(&message).into_owned()
 }
 
-/// The answer to a poll that finds nothing.
-pub fn nothing_new(channel: &str, offset: u64) -> Vec<u8> {
+/// The answer to a poll that does not say from where on.
+pub fn position(channel: &str, offset: u64) -> Vec<u8> {
     (answer_head("204 No Content", channel, offset) + "\r\n").into_bytes()
 }
 

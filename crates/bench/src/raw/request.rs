@@ -23,10 +23,9 @@ pub enum Asked {
         key: String,
         since: Option<u64>,
     },
-    /// A request for what comes after `since`; if nothing is there, it waits or is told so.
+    /// A request for the first publication after `since`, which it waits for. Without that, it is told where it stands.
     Poll {
         channel: String,
-        waits: bool,
         since: Option<u64>,
     },
     Publish(Vec<Event>),
@@ -111,8 +110,7 @@ fn subscription(path: &str, query: &str, key: Option<&str>, since: Option<u64>) 
         Some("ws") => listen(channel, Transport::Ws),
         Some("sse") => listen(channel, Transport::Sse),
         Some("stream") => listen(channel, Transport::Stream),
-        Some("longpoll") => Asked::Poll { channel, waits: true, since },
-        Some("poll") => Asked::Poll { channel, waits: false, since },
+        Some("longpoll") => Asked::Poll { channel, since },
         _ => Asked::Leave,
     }
 }

@@ -21,25 +21,23 @@ impl Subscriber {
     ) -> Result<Option<Range<usize>>> {
         let mut at = 0;
         while let Some(answer) = http::next_answer(bytes, &mut at)? {
+            let first_visit = self.cursor.is_empty();
             match answer.status {
                 // What was there before us is not owed; what it brings is the cursor.
-                200 if self.phase == Phase::Opening && !self.resumes() => {}
+                200 if first_visit => {}
                 200 => sink(answer.body, sys::monotonic_ns()),
                 // Nothing new until now, or nothing that could be told.
                 204 | 304 => {}
                 status => bail!("a poll was answered {status}: {}", String::from_utf8_lossy(answer.body).trim_end()),
             }
             self.phase = Phase::Live;
-            self.recovered = answer.recovered.map(|word| word == "true").or(self.recovered);
+            if answer.recovered == Some("false") && !first_visit {
+                self.recovered = Some(false);
+            }
             self.keep_header_lines(&answer);
             self.send(&script.next_poll(self.channel, &self.cursor))?;
         }
         Ok(Some(at..bytes.len()))
-    }
-
-    /// Whether the first request told a cursor.
-    fn resumes(&self) -> bool {
-        !self.cursor.is_empty()
     }
 
     fn keep_header_lines(&mut self, answer: &Answer<'_>) {
