@@ -104,7 +104,7 @@ impl Refused {
     fn retry_after_s(&self) -> Option<u64> {
         match self {
             Refused::TooOften(retry) => Some(retry.seconds()),
-            Refused::Behind | Refused::Broker(_) | Refused::Store(_) => Some(UNAVAILABLE_RETRY_S),
+            _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => Some(UNAVAILABLE_RETRY_S),
             _ => None,
         }
     }

@@ -23,7 +23,10 @@ fn summary(config: &Config, source: &Source) -> String {
         (false, 1) => "1 app".to_owned(),
         (false, n) => format!("{n} apps"),
     };
-    format!("{file}: OK\n  listen {}, admin {}, {apps}", config.listen, config.admin_listen)
+    let tls = if config.tls.is_some() { " (TLS)" } else { "" };
+    let push_stream = config.push_stream.as_ref().map(|settings| format!(", push-stream {}", settings.listen));
+    let push_stream = push_stream.unwrap_or_default();
+    format!("{file}: OK\n  listen {}{tls}, admin {}{push_stream}, {apps}", config.listen, config.admin_listen)
 }
 
 /// Columns as wide as their widest cell.
