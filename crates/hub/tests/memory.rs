@@ -1,7 +1,8 @@
 //! The memory broker against a naive model that keeps everything that was ever published: under random actions, what
 //! it calls recovered is exactly what was missed, and it calls nothing else so. Then what only this broker promises.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -517,4 +518,72 @@ async fn a_saved_broker_is_closed() {
     broker.save().await;
     assert!(broker.publish(&key(0), event(1), Keep::history(KEPT).into()).await.is_err());
     assert!(broker.history(&key(0), &Since::Now, 0).await.is_err());
+}
+
+/// Shows deliveries on a thread of its own, in another order, and notes the stamps of those that it has shown.
+struct Screen {
+    shown: Vec<AtomicBool>,
+    deliveries: Mutex<mpsc::Sender<Delivery>>,
+}
+
+impl Screen {
+    fn start(publications: usize) -> Arc<Screen> {
+        let (sender, deliveries) = mpsc::channel::<Delivery>();
+        let shown = std::iter::repeat_with(AtomicBool::default).take(publications + 1).collect();
+        let screen = Arc::new(Screen { shown, deliveries: Mutex::new(sender) });
+        let (weak, mut waiting) = (Arc::downgrade(&screen), Vec::new());
+        std::thread::spawn(move || {
+            while let Ok(delivery) = deliveries.recv() {
+                waiting.push(delivery);
+                if waiting.len() < 8 {
+                    continue;
+                }
+                let Some(screen) = weak.upgrade() else { return };
+                for delivery in waiting.drain(..6).rev() {
+                    screen.show(delivery);
+                }
+            }
+        });
+        screen
+    }
+
+    fn show(&self, delivery: Delivery) {
+        let stamp = delivery.mark.expect("it is kept").stamp;
+        self.shown[stamp as usize].store(true, Ordering::SeqCst);
+        drop(delivery);
+    }
+}
+
+#[async_trait]
+impl BrokerEvents for Screen {
+    async fn publication(&self, _key: &ChannelKey, delivery: Delivery) {
+        // The thread ends with the test.
+        let _ = self.deliveries.lock().unwrap().send(delivery);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_settled_has_been_shown_whoever_publishes_meanwhile() {
+    const EACH: usize = 5000;
+    let screen = Screen::start(4 * EACH);
+    let broker = MemoryBroker::start(screen.clone(), EPOCH);
+    let publishers = (0..4).map(|publisher| {
+        let (broker, screen) = (broker.clone(), screen.clone());
+        tokio::spawn(async move {
+            let room = ChannelKey::new("1", &format!("room-{publisher}"));
+            broker.subscribe(&room).await.unwrap();
+            let mut seen = 0;
+            for _ in 0..EACH {
+                let mark = keep(&broker, &room, 1, KEPT).await;
+                for stamp in seen + 1..=mark.settled {
+                    assert!(screen.shown[stamp as usize].load(Ordering::SeqCst), "{stamp} is settled in {mark:?}");
+                }
+                seen = seen.max(mark.settled);
+            }
+            seen
+        })
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        assert!(publisher.await.unwrap() > 0, "something was settled");
+    }
 }
