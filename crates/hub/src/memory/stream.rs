@@ -113,6 +113,10 @@ impl Stream {
         while self.entries.front().is_some_and(|entry| entry.expires_at <= now) {
             gone.add(self.drop_oldest());
         }
+        if gone.messages > 0 && self.entries.is_empty() {
+            // A channel that has gone quiet is remembered for long, without the room that it needed.
+            self.entries = VecDeque::new();
+        }
         if self.newest.as_ref().is_some_and(|newest| newest.expires_at <= now) {
             self.newest = None;
         }
