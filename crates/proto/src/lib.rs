@@ -20,6 +20,7 @@
 //! | [`version`] | the `protocol` a client asks for |
 //! | [`sign`] | signatures of channels, users and API requests |
 //! | [`ws`] | RFC 6455 frames |
+//! | [`xhr`] | frames for clients without WebSockets |
 //! | [`deflate`] | RFC 7692 compression of single messages |
 //! | [`cursor`] | the place in a channel from which a client resumes |
 //! | [`json`] | how JSON text is read and spliced |
@@ -37,3 +38,4 @@ pub mod sign;
 pub mod socket_id;
 pub mod version;
 pub mod ws;
+pub mod xhr;
