@@ -312,7 +312,7 @@ async fn a_loop_that_left_and_came_back_misses_nothing_while_its_request_waits()
     // The letter of the first opening finds the second subscription.
     shard.unsubscribe(conn, room().as_str());
     shard.subscribe(conn, room().as_str(), PLAIN, false);
-    shard.opened(&opened, &note("welcome"));
+    shard.opened(&opened, |_| note("welcome"));
     node.members(&room(), 0, 0);
     node.settled().await;
     node.publish(&room(), "7:").await;

@@ -2,6 +2,7 @@
 
 mod support;
 
+use bytes::Bytes;
 use fanfare_hub::publication::Form;
 use fanfare_hub::shard::{After, Change, ConnKey, Doom, Subscribed, Traits};
 use fanfare_hub::{ChannelKey, Kind, Publication, Shard, StreamPosition};
@@ -30,7 +31,7 @@ fn join(shard: &mut Shard<Tap>, mood: Mood) -> (ConnKey, Tap) {
 fn live(shard: &mut Shard<Tap>, channel: &str, traits: Traits, mood: Mood) -> (ConnKey, Tap) {
     let (conn, tap) = join(shard, mood);
     shard.subscribe(conn, key(channel).as_str(), traits, false);
-    shard.opened(&key(channel), &note("").slice(..0));
+    shard.opened(&key(channel), |_| Bytes::new());
     (conn, tap)
 }
 
@@ -38,7 +39,7 @@ fn live(shard: &mut Shard<Tap>, channel: &str, traits: Traits, mood: Mood) -> (C
 fn waiting(shard: &mut Shard<Tap>, channel: &str) -> (ConnKey, Tap, u32) {
     let (conn, tap) = join(shard, Mood::Open);
     let token = hold(shard, conn, channel);
-    shard.opened(&key(channel), &note("not for those who are let in one by one"));
+    shard.opened(&key(channel), |_| note("not for those who are let in one by one"));
     (conn, tap, token)
 }
 
@@ -77,7 +78,7 @@ fn nobody_is_shown_anything_before_the_gate_is_open() {
     publish(&mut shard, "room", 1);
     settle(&mut shard);
     assert!(tap.heard().is_empty() && !shard.is_live(conn, "1/room"));
-    shard.opened(&key("room"), &note("welcome"));
+    shard.opened(&key("room"), |_| note("welcome"));
     settle(&mut shard);
     assert_eq!(tap.heard(), ["welcome", "room 1"]);
     assert!(shard.is_live(conn, "1/room"));
@@ -163,7 +164,7 @@ fn several_channels_of_one_turn_leave_in_one_write() {
     let (conn, tap) = live(&mut shard, "room", PLAIN, Mood::Open);
     for channel in ["hall", "yard"] {
         shard.subscribe(conn, key(channel).as_str(), PLAIN, false);
-        shard.opened(&key(channel), &note("").slice(..0));
+        shard.opened(&key(channel), |_| Bytes::new());
     }
     ["room", "hall", "yard"].iter().for_each(|channel| publish(&mut shard, channel, 1));
     settle(&mut shard);
@@ -177,7 +178,7 @@ fn a_giant_channel_gives_way_between_slices() {
     let tap = Tap::new(Mood::Open);
     let lone = shard.open(tap.clone(), 1, Form::TEXT);
     shard.subscribe(lone, "2/room", PLAIN, false);
-    shard.opened(&ChannelKey::new("2", "room"), &note("").slice(..0));
+    shard.opened(&ChannelKey::new("2", "room"), |_| Bytes::new());
     publish(&mut shard, "stadium", 1);
     assert!(shard.turn(), "one slice is not all");
     shard.publish(frames(&ChannelKey::new("2", "room"), publication(2, 0)));
@@ -245,7 +246,7 @@ fn a_slot_that_is_used_again_within_a_turn_inherits_nothing() {
     assert_eq!(new.slot, old.slot);
     let except = Some(socket(old));
     shard.subscribe(new, "1/room", PLAIN, false);
-    shard.opened(&key("room"), &note("welcome"));
+    shard.opened(&key("room"), |_| note("welcome"));
     shard.publish(frames(&key("room"), Publication { except, ..publication(2, 0) }));
     shard.send(old, note("for the old holder"));
     settle(&mut shard);
@@ -518,7 +519,7 @@ fn poller(shard: &mut Shard<Tap>, channel: &str) -> (ConnKey, Tap) {
     tap.take_once();
     let conn = shard.open(tap.clone(), 0, Form::TEXT);
     shard.subscribe(conn, key(channel).as_str(), PLAIN, false);
-    shard.opened(&key(channel), &note("").slice(..0));
+    shard.opened(&key(channel), |_| Bytes::new());
     (conn, tap)
 }
 

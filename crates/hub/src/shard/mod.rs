@@ -387,9 +387,9 @@ impl<W: Wire> Shard<W> {
         std::mem::take(&mut self.changes)
     }
 
-    /// The channel's gate is open: whoever waited for that alone is sent `welcome`, unless it is empty,
-    /// and is live.
-    pub fn opened(&mut self, key: &ChannelKey, welcome: &Bytes) {
+    /// The channel's gate is open: whoever waited for that alone is live, and is sent what `welcome` makes for its wire,
+    /// unless that is empty.
+    pub fn opened(&mut self, key: &ChannelKey, mut welcome: impl FnMut(&W) -> Bytes) {
         let Some(&number) = self.by_key.get(key) else { return };
         let channel = self.channels.get_mut(number).expect("the index names channels that exist");
         if std::mem::replace(&mut channel.open, true) {
@@ -397,8 +397,11 @@ impl<W: Wire> Shard<W> {
         }
         let waiting = channel.members().iter().filter(|member| !member.catching_up());
         let waiting: Vec<u32> = waiting.map(|member| member.conn).collect();
-        if !welcome.is_empty() {
-            waiting.into_iter().for_each(|slot| self.push(slot, welcome.clone(), 0, UNICAST));
+        for slot in waiting {
+            let welcome = welcome(&self.conns.get(slot).expect("a member is open").wire);
+            if !welcome.is_empty() {
+                self.push(slot, welcome, 0, UNICAST);
+            }
         }
         self.activate(number);
     }

@@ -192,7 +192,7 @@ impl World {
             return;
         }
         if opens {
-            self.shard.opened(&line.key, &note(&format!("+{}", line.number())));
+            self.shard.opened(&line.key, |_| note(&format!("+{}", line.number())));
             line.standing().for_each(|stay| stay.told = !stay.hold);
             line.open = true;
             return;
