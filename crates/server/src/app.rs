@@ -31,10 +31,13 @@ use crate::edge::listen::Reader;
 use crate::edge::shard_loop::Kit;
 use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
-use crate::edge::{Body, LoopHandle, Occupancy, Order, Returned, Settings, shard_loop};
+use crate::edge::{Body, LoopHandle, Loops, Occupancy, Order, Returned, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
 use crate::tokens::Tokens;
 use crate::{config, demo, push_stream};
+
+/// How long answers that are under way may take once nothing can be added to them.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Runs the server until it is told to stop. `echo` opens the raw `/echo` route for conformance tests.
 pub fn serve(config: Config, source: Source, echo: bool) -> anyhow::Result<()> {
@@ -162,7 +165,9 @@ impl Node {
         let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), &self.config);
         let mut revocations = self.tokens.changes();
         let answers = Arc::<Answers>::default();
-        let subscriptions = Subscriptions::new(self.gatekeeper.clone(), self.loops.clone());
+        let loops = Loops::new(&self.loops);
+        let (last, mut served) = mpsc::channel(1);
+        let subscriptions = Subscriptions::new(self.gatekeeper.clone(), loops.clone());
         let public = Arc::new(Public { api, subscriptions, apps: self.apps.clone(), answers: answers.clone() });
         let tls = self.certificates.as_ref().map(Certificates::server_config).transpose()?;
         let push_stream = match self.push_stream {
@@ -174,7 +179,7 @@ impl Node {
             }
             None => None,
         };
-        let door = Door::new(self.gatekeeper, self.loops.clone(), public, tls, stopping.clone());
+        let door = Door::new(self.gatekeeper, loops, public, tls, stopping, last);
         let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells = self.loops.iter().map(|handle| handle.stats.clone()).collect();
         let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, ready.clone()));
@@ -206,6 +211,8 @@ impl Node {
         stop.send_replace(true);
         tokio::select! {
             () = drain(&self.loops, self.threads, &self.hub, self.config.drain_s) => {
+                // What the loops said last may still be on its way through hyper.
+                let _ = tokio::time::timeout(LAST_ANSWERS, served.recv()).await;
                 if let Some(data) = &self.data {
                     data.put_history(&self.broker.save().await);
                 }

@@ -10,6 +10,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::pipe::PipeReader;
+use super::sessions::Reading;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub enum Body {
     Full(Full<Bytes>),
     /// A loop writes it.
     Pipe(PipeReader),
+    /// A part of what a loop writes to a session.
+    Session(Reading),
     /// A task writes it; dropping the body tells the task.
     Chunks(mpsc::Receiver<Bytes>),
 }
@@ -42,6 +45,7 @@ impl hyper::body::Body for Body {
         match self.get_mut() {
             Body::Full(full) => Pin::new(full).poll_frame(cx),
             Body::Pipe(reader) => Pin::new(reader).poll_frame(cx),
+            Body::Session(reading) => reading.poll_read(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
             Body::Chunks(chunks) => chunks.poll_recv(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
@@ -49,14 +53,14 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Body::Full(full) => full.is_end_stream(),
-            Body::Pipe(_) | Body::Chunks(_) => false,
+            Body::Pipe(_) | Body::Session(_) | Body::Chunks(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Body::Full(full) => full.size_hint(),
-            Body::Pipe(_) | Body::Chunks(_) => SizeHint::default(),
+            Body::Pipe(_) | Body::Session(_) | Body::Chunks(_) => SizeHint::default(),
         }
     }
 }

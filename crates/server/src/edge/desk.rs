@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use fanfare_hub::hub::Requests;
 use fanfare_hub::shard::{Change, ConnKey, Doom, Shard};
 use fanfare_hub::{ChannelKey, Encode, Request};
@@ -101,7 +100,9 @@ impl Desk {
 
     /// Sends a server-to-client message, written by `message`.
     pub fn say(&mut self, key: ConnKey, message: impl FnOnce(&mut Vec<u8>)) {
-        self.shard.send(key, text_frame(message));
+        let Some(conn) = self.shard.wire(key) else { return };
+        let envelope = conn.stream.envelope();
+        self.shard.send(key, envelope.around(message));
     }
 
     /// Says what is wrong and stays open.
@@ -112,15 +113,15 @@ impl Desk {
     /// Closes with a code; `message` goes out before it as an error, where the code is one. Who does not speak the Pusher
     /// protocol is told in its own way.
     pub fn close_with(&mut self, key: ConnKey, code: CloseCode, message: &str, doom: Option<Doom>) {
-        let words = match self.shard.wire(key).map(|conn| &conn.talk) {
-            Some(Talk::Pusher { .. } | Talk::Echo) => last_words(code, message),
-            Some(Talk::Socket) => {
+        let Some(conn) = self.shard.wire(key) else { return };
+        let words = match &conn.talk {
+            Talk::Pusher { .. } | Talk::Echo => conn.stream.envelope().last_words(code, message),
+            Talk::Socket => {
                 let mut words = self.feed_words(key, Farewell::of(code));
                 ws::close_frame(&mut words, code, code.reason());
                 words
             }
-            Some(Talk::Stream(_) | Talk::Polls(_)) => self.feed_words(key, Farewell::of(code)),
-            None => return,
+            Talk::Stream(_) | Talk::Polls(_) => self.feed_words(key, Farewell::of(code)),
         };
         if !words.is_empty() {
             self.shard.last_words(key, words.into());
@@ -208,23 +209,4 @@ impl Desk {
     pub fn channel_key(app: &App, channel: &str) -> ChannelKey {
         ChannelKey::new(&app.id, channel)
     }
-}
-
-/// A frame around the message that `message` writes.
-pub fn text_frame(message: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let mut payload = Vec::with_capacity(192);
-    message(&mut payload);
-    ws::text_frame(&payload).into()
-}
-
-/// An error, where the code is one, and the close frame. Codes that ask to come back are no errors.
-pub fn last_words(code: CloseCode, message: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    if (4000..4200).contains(&code.code()) {
-        let mut payload = Vec::new();
-        server::error(&mut payload, Some(code.code()), message);
-        out = ws::text_frame(&payload);
-    }
-    ws::close_frame(&mut out, code, code.reason());
-    out
 }

@@ -16,7 +16,6 @@
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,8 +33,9 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::certificates::HTTP2;
 use super::listen::Transport;
+use super::sessions::Sessions;
 use super::upgrade::{Gatekeeper, Handshake, Head, handshake, is_upgrade};
-use super::{Admission, Arrival, Body, LoopHandle, Order, Refusal, Returned, Stream};
+use super::{Admission, Arrival, Body, Loops, Order, Refusal, Returned, Stream};
 use head::{BadHead, HEADERS_MAX, HyperHead, Opening, Parsed};
 use rewind::Rewind;
 use socket::Socket;
@@ -80,25 +80,31 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// The public front door.
 pub struct Door<H> {
     gatekeeper: Gatekeeper,
-    loops: Vec<LoopHandle>,
-    next: AtomicUsize,
+    loops: Loops,
+    sessions: Arc<Sessions>,
     http: Arc<H>,
     tls: Option<TlsAcceptor>,
     stopping: watch::Receiver<bool>,
+    _last: Last,
 }
+
+/// Closes when the door and all that it serves are gone.
+pub type Last = mpsc::Sender<std::convert::Infallible>;
 
 impl<H: Http> Door<H> {
     /// A door to these loops, with `http` behind it for everything else. With `tls` it speaks nothing else. It closes when
-    /// `stopping` turns true.
+    /// `stopping` turns true. To be called on the runtime.
     pub fn new(
         gatekeeper: Gatekeeper,
-        loops: Vec<LoopHandle>,
+        loops: Loops,
         http: Arc<H>,
         tls: Option<Arc<ServerConfig>>,
         stopping: watch::Receiver<bool>,
+        last: Last,
     ) -> Arc<Self> {
         let tls = tls.map(TlsAcceptor::from);
-        Arc::new(Door { gatekeeper, loops, next: AtomicUsize::new(0), http, tls, stopping })
+        let sessions = Sessions::start(gatekeeper.clone(), loops.clone());
+        Arc::new(Door { gatekeeper, loops, sessions, http, tls, stopping, _last: last })
     }
 
     /// Accepts until told to stop, and takes back what the loops return.
@@ -152,30 +158,35 @@ impl<H: Http> Door<H> {
     async fn shake_hands(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
         let Ok(socket) = tokio::net::TcpStream::from_std(stream.into()) else { return };
         let mut first = [0];
-        let begun = tokio::time::timeout(self.head_timeout(), socket.peek(&mut first)).await;
-        match begun {
-            Ok(Ok(n)) if n > 0 && first[0] == TLS_HANDSHAKE => {}
-            Ok(Ok(n)) if n > 0 => return BadHead::Bare.answer(socket).await,
+        match self.in_time(socket.peek(&mut first)).await {
+            Some(Ok(n)) if n > 0 && first[0] == TLS_HANDSHAKE => {}
+            Some(Ok(n)) if n > 0 => return BadHead::Bare.answer(socket).await,
             _ => return,
         }
         // Who fails here is told so by an alert.
-        let Ok(Ok(socket)) = tokio::time::timeout(self.head_timeout(), acceptor.accept(socket)).await else { return };
+        let Some(Ok(socket)) = self.in_time(acceptor.accept(socket)).await else { return };
         match socket.get_ref().1.alpn_protocol() {
             Some(HTTP2) => self.serve_http2(socket, Vec::new()).await,
             _ => self.read_head(socket, Vec::new()).await,
         }
     }
 
-    fn head_timeout(&self) -> Duration {
-        Duration::from_secs(u64::from(self.gatekeeper.settings.head_timeout_s))
+    /// What a peer has the head timeout for; nothing is waited for once the door has closed.
+    async fn in_time<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        let timeout = Duration::from_secs(u64::from(self.gatekeeper.settings.head_timeout_s));
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            done = tokio::time::timeout(timeout, step) => done.ok(),
+            () = stopped(&mut stopping) => None,
+        }
     }
 
     /// Waits for the rest of the head, then serves the socket.
     async fn read_head<S: Socket>(self: Arc<Self>, mut socket: S, mut bytes: Vec<u8>) {
-        let opening = match tokio::time::timeout(self.head_timeout(), head::read(&mut socket, &mut bytes)).await {
-            Ok(Ok(opening)) => opening,
-            Ok(Err(bad)) => return bad.answer(socket).await,
-            Err(_) => return BadHead::Slow.answer(socket).await,
+        let opening = match self.in_time(head::read(&mut socket, &mut bytes)).await {
+            Some(Ok(opening)) => opening,
+            Some(Err(bad)) => return bad.answer(socket).await,
+            None => return BadHead::Slow.answer(socket).await,
         };
         if opening == Opening::Http2 {
             return self.serve_http2(socket, bytes).await;
@@ -223,8 +234,7 @@ impl<H: Http> Door<H> {
 
     async fn hand_over(&self, stream: Stream, upgrade: Upgrade) {
         let Upgrade { head, unread, verdict } = upgrade;
-        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.loops.len();
-        self.loops[index].orders.send(Order::Adopt(Box::new(Arrival { stream, head, unread, verdict }))).await;
+        self.loops.next().orders.send(Order::Adopt(Box::new(Arrival { stream, head, unread, verdict }))).await;
     }
 
     async fn serve_http1<S: Socket>(self: Arc<Self>, socket: S, bytes: Vec<u8>) {
@@ -237,10 +247,10 @@ impl<H: Http> Door<H> {
     }
 
     async fn serve_http2(self: Arc<Self>, socket: impl Socket, bytes: Vec<u8>) {
-        let (http, stopping) = (self.http.clone(), self.stopping.clone());
+        let stopping = self.stopping.clone();
         let answer = move |request| {
-            let http = http.clone();
-            async move { Ok(http.answer(request).await) }
+            let door = self.clone();
+            async move { Ok(door.answer_plain(request).await) }
         };
         serve::http2(Rewind::new(bytes.into(), socket), answer, stopping).await;
     }
@@ -249,7 +259,7 @@ impl<H: Http> Door<H> {
     async fn answer<S: Socket>(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let head = HyperHead(&request);
         if request.method() != hyper::Method::GET || !is_upgrade(&head) {
-            return self.http.answer(request).await;
+            return self.answer_plain(request).await;
         }
         match handshake(&head, self.gatekeeper.settings.deflate) {
             Ok(handshake) => {
@@ -263,6 +273,15 @@ impl<H: Http> Door<H> {
                 response
             }
             Err(bad) => bad_handshake(&bad.to_string()),
+        }
+    }
+
+    /// Answers a request that is no upgrade.
+    async fn answer_plain(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        match self.sessions.call(&path) {
+            Some(call) => self.sessions.answer(call, request).await,
+            None => self.http.answer(request).await,
         }
     }
 

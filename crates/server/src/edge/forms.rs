@@ -12,7 +12,9 @@ use bytes::Bytes;
 use fanfare_hub::publication::{PusherForms, deflated_frame};
 use fanfare_hub::{Encode, Form, Frames, Kind};
 use fanfare_proto::feed::{self, Message};
-use fanfare_proto::{server, ws};
+use fanfare_proto::{server, ws, xhr};
+
+use super::envelope::Envelope;
 
 /// Pusher messages with a cursor, as `?positions=1` asks for.
 pub const POSITIONED: Form = Form(2);
@@ -20,7 +22,10 @@ pub const POSITIONED: Form = Form(2);
 pub const POSITIONED_DEFLATED: Form = Form(3);
 
 /// The form of a Pusher connection.
-pub fn pusher_form(positions: bool, deflate: bool) -> Form {
+pub fn pusher_form(envelope: Envelope, positions: bool, deflate: bool) -> Form {
+    if envelope == Envelope::Line {
+        return if positions { POSITIONED_LINES } else { LINES };
+    }
     match (positions, deflate) {
         (false, false) => Form::TEXT,
         (false, true) => Form::DEFLATED,
@@ -32,7 +37,13 @@ pub fn pusher_form(positions: bool, deflate: bool) -> Form {
 /// The number of the first form that [`feed_form`] makes.
 const FEED: u8 = 4;
 const FRAMINGS: u8 = 7;
-const FORMS: u8 = FEED + 2 * FRAMINGS;
+
+/// Pusher messages for clients without a WebSocket.
+const LINES: Form = Form(FEED + 2 * FRAMINGS);
+/// The same with a cursor.
+const POSITIONED_LINES: Form = Form(LINES.0 + 1);
+
+const FORMS: u8 = LINES.0 + 2;
 
 /// How a subscriber of `/sub` is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +138,8 @@ impl Encode for Forms {
     fn encode(&self, form: Form, frames: &Frames) -> Bytes {
         match form {
             Form::TEXT | Form::DEFLATED => self.pusher.encode(form, frames),
+            LINES => line(&frames.publication().text(frames.key().name())),
+            POSITIONED_LINES => line(&positioned_text(frames)),
             POSITIONED => self.positioned(frames, false),
             POSITIONED_DEFLATED => self.positioned(frames, true),
             Form(number) => {
@@ -162,6 +175,10 @@ fn of_feed(number: u8) -> (Framing, Format) {
         _ => Framing::Answer,
     };
     (framing, if (number - FEED) % 2 == 0 { Format::Raw } else { Format::Json })
+}
+
+fn line(message: &[u8]) -> Bytes {
+    xhr::message_frame(message).into()
 }
 
 fn chunked(bytes: &Bytes) -> Bytes {

@@ -11,6 +11,8 @@
 //! | `shard_loop` | the event loop: polling, reading, mail, timers |
 //! | `desk` | what a loop knows: its shard, its apps, its requests to the control plane |
 //! | `pusher` | the Pusher conversation with one connection |
+//! | `envelope` | what its messages travel in |
+//! | `sessions` | the same conversation with clients that have no WebSocket |
 //! | `listen` | what a request under `/sub` asks for, and whether it may have it |
 //! | `subscribe` | requests under `/sub` that hyper serves |
 //! | `feed` | the conversation with one subscriber of `/sub`, by whatever transport |
@@ -27,6 +29,7 @@ pub mod certificates;
 mod conn;
 mod desk;
 pub mod door;
+mod envelope;
 mod farewell;
 mod feed;
 pub mod forms;
@@ -36,6 +39,7 @@ mod plain;
 mod polls;
 mod pusher;
 mod replays;
+mod sessions;
 pub mod shard_loop;
 mod stats;
 mod stream;
@@ -44,9 +48,10 @@ mod tls;
 pub mod upgrade;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use fanfare_hub::Mailbox;
+use fanfare_hub::shard::ConnKey;
 use fanfare_proto::close::CloseCode;
 
 use crate::apps::App;
@@ -106,6 +111,13 @@ impl Settings {
 pub enum Order {
     /// A socket that asked for an upgrade.
     Adopt(Box<Arrival>),
+    /// What the client of a session said, in requests of its own.
+    Hear {
+        /// The session's connection.
+        conn: ConnKey,
+        /// Its messages.
+        texts: Vec<String>,
+    },
     /// Apps have changed, or tokens were revoked: connections of apps that are gone or disabled are closed, and those
     /// whose token is.
     Recheck,
@@ -199,3 +211,27 @@ pub struct LoopHandle {
 
 /// Connections of the node, all apps together; shared by the door, which counts up, and the loops, which count down.
 pub type Occupancy = Arc<AtomicU32>;
+
+/// The loops of a node, for whoever hands a connection to one of them; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Loops {
+    handles: Arc<[LoopHandle]>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl Loops {
+    /// These loops.
+    pub fn new(handles: &[LoopHandle]) -> Self {
+        Loops { handles: handles.into(), turn: Arc::default() }
+    }
+
+    /// The loop whose turn it is.
+    pub fn next(&self) -> &LoopHandle {
+        &self.handles[self.turn.fetch_add(1, Ordering::Relaxed) % self.handles.len()]
+    }
+}
+
+/// A client's largest message: the payload escaped twice over, and its envelope.
+fn message_bytes_max(app: &App) -> usize {
+    app.limits.payload_bytes_max * 6 + (8 << 10)
+}

@@ -144,6 +144,11 @@ impl Drop for Pipe {
 }
 
 impl PipeReader {
+    /// The connection that it reads from, once a loop has adopted it.
+    pub fn key(&self) -> Option<ConnKey> {
+        self.0.lock().key
+    }
+
     /// What has been written since the last call; `None` once the loop has ended it.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut inner = self.0.lock();

@@ -17,7 +17,7 @@ use fanfare_proto::{server, sign};
 use serde_json::value::RawValue;
 
 use super::conn::{Talk, User};
-use super::desk::{Desk, text_frame};
+use super::desk::Desk;
 use super::listen;
 use crate::apps::App;
 
@@ -256,11 +256,11 @@ impl Desk {
     /// The gate of a channel is open.
     pub fn opened(&mut self, channel: &ChannelKey) {
         // Nobody asked in so many words for a channel that begins with '#'.
-        let welcome = match channel.name().starts_with('#') {
-            true => Bytes::new(),
-            false => text_frame(|out| server::subscription_succeeded(out, channel.name(), None)),
-        };
-        self.shard.opened(channel, &welcome);
+        let asked = !channel.name().starts_with('#');
+        self.shard.opened(channel, |conn| match asked {
+            true => conn.stream.envelope().around(|out| server::subscription_succeeded(out, channel.name(), None)),
+            false => Bytes::new(),
+        });
     }
 
     /// The gate of a channel stayed shut.
@@ -302,23 +302,25 @@ impl Desk {
     }
 
     fn welcome(&mut self, key: ConnKey, channel: &ChannelKey, token: u32, entrance: Entrance) {
+        let Some(conn) = self.shard.wire(key) else { return };
+        let envelope = conn.stream.envelope();
         let Entrance { roster, cached, replay } = entrance;
         let cached_at = cached.iter().flatten().map(|cached| cached.mark.position).next();
         let after = After {
             stored: replay.as_ref().map(|replay| replay.now.position).or(cached_at),
             presence: roster.as_ref().map(|(_, version)| *version),
         };
-        let mut welcome = text_frame(|out| {
+        let welcome = envelope.around(|out| {
             server::subscription_succeeded(out, channel.name(), roster.as_ref().map(|(json, _)| json.as_str()));
             if let Some(Replay { now, recovered, .. }) = &replay {
                 server::recovered(out, *recovered, &now.cursor(channel).to_string());
             }
-        })
-        .to_vec();
+        });
+        let mut welcome = welcome.to_vec();
         match cached {
             None => {}
-            Some(None) => welcome.extend_from_slice(&text_frame(|out| server::cache_miss(out, channel.name()))),
-            Some(Some(cached)) => welcome.extend_from_slice(&text_frame(|out| {
+            Some(None) => welcome.extend_from_slice(&envelope.around(|out| server::cache_miss(out, channel.name()))),
+            Some(Some(cached)) => welcome.extend_from_slice(&envelope.around(|out| {
                 out.extend_from_slice(&cached.publication.text(channel.name()));
                 if replay.is_some() {
                     let cursor = cached.mark.cursor(channel).to_string();

@@ -20,13 +20,13 @@ use fanfare_hub::shard::{ConnKey, Doom, Sent, Shard};
 use fanfare_hub::{Encode, Mail};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::ws::{Assembler, Incoming, Limits};
-use fanfare_proto::{deflate, server, ws};
+use fanfare_proto::{deflate, ws};
 use mio::event::Event;
 use mio::{Events, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
 use super::conn::{Conn, Talk};
-use super::desk::{Desk, last_words, text_frame};
+use super::desk::Desk;
 use super::farewell::Farewells;
 use super::feed::{self, Farewell};
 use super::forms::pusher_form;
@@ -35,7 +35,7 @@ use super::pipe::{News, Pipes};
 use super::plain;
 use super::replays::Replays;
 use super::stream::Stream;
-use super::{Admission, Arrival, LoopHandle, LoopStats, Occupancy, Order, Returned, Settings};
+use super::{Admission, Arrival, LoopHandle, LoopStats, Occupancy, Order, Returned, Settings, message_bytes_max};
 
 const WAKE: Token = Token(usize::MAX);
 
@@ -134,6 +134,7 @@ impl Prepared {
             poll: self.poll,
             mail: self.mail,
             orders: self.orders,
+            orders_left: false,
             pipes: self.handle.pipes,
             desk,
             scratch: vec![0; SCRATCH_BYTES],
@@ -152,6 +153,8 @@ struct ShardLoop {
     poll: Poll,
     mail: Inbox<Mail>,
     orders: Inbox<Order>,
+    /// Orders may be left for a later turn.
+    orders_left: bool,
     pipes: Pipes,
     desk: Desk,
     scratch: Vec<u8>,
@@ -201,7 +204,8 @@ impl ShardLoop {
     }
 
     fn timeout(&self) -> Duration {
-        if self.desk.shard.has_work() || (!self.paused.is_empty() && !self.desk.is_busy()) {
+        let waits = !self.paused.is_empty() || self.orders_left;
+        if self.desk.shard.has_work() || (waits && !self.desk.is_busy()) {
             Duration::ZERO
         } else if !self.desk.waiting.is_empty() {
             BUSY_TICK
@@ -303,7 +307,7 @@ impl ShardLoop {
         let Some(conn) = self.desk.shard.wire(key) else { return bytes.len() };
         let (deflate, echo) = (conn.deflate, matches!(conn.talk, Talk::Echo));
         let mut assembler = std::mem::take(&mut conn.assembler);
-        let limits = Limits { message_bytes_max: self.message_bytes_max(key, echo) };
+        let limits = Limits { message_bytes_max: self.largest_message(key, echo) };
         let mut at = 0;
         loop {
             if self.desk.is_busy() {
@@ -339,11 +343,11 @@ impl ShardLoop {
         }
     }
 
-    /// A client's largest message: the payload escaped twice over, and its envelope.
-    fn message_bytes_max(&self, key: ConnKey, echo: bool) -> usize {
+    /// The largest message of a connection.
+    fn largest_message(&self, key: ConnKey, echo: bool) -> usize {
         match self.desk.app(key) {
             _ if echo => ECHO_BYTES_MAX,
-            Some(app) => app.limits.payload_bytes_max * 6 + (8 << 10),
+            Some(app) => message_bytes_max(&app),
             None => 8 << 10,
         }
     }
@@ -427,14 +431,37 @@ impl ShardLoop {
             }
         }
         self.read_news();
-        while let Some(order) = self.orders.take() {
+        self.read_orders();
+    }
+
+    /// What clients of sessions say waits while the control plane keeps us waiting, as what sockets say does.
+    fn read_orders(&mut self) {
+        self.orders_left = true;
+        while !self.desk.is_busy() {
+            let Some(order) = self.orders.take() else {
+                self.orders_left = false;
+                return;
+            };
             match order {
+                Order::Hear { conn, texts } => self.hear(conn, &texts),
                 Order::Adopt(arrival) => self.adopt(*arrival),
                 Order::Recheck => self.desk.recheck(),
                 Order::Drain { over_ms } => {
                     self.drain = Some(Drain { began_ms: self.desk.now_ms, over_ms, next: 0 });
                 }
             }
+        }
+    }
+
+    /// What the client of a session said; nothing is a sign of life.
+    fn hear(&mut self, key: ConnKey, texts: &[String]) {
+        let now_s = self.desk.now_s();
+        let Some(conn) = self.desk.shard.wire(key) else { return };
+        conn.heard_s = now_s;
+        conn.pinged = false;
+        for text in texts {
+            LoopStats::count(&self.desk.stats.messages_in);
+            self.desk.hear(key, text);
         }
     }
 
@@ -455,7 +482,7 @@ impl ShardLoop {
             Ok(admission) => self.admit(stream, head, &unread, admission),
             Err(refusal) => {
                 let mut words = head;
-                words.extend_from_slice(&last_words(refusal.code, &refusal.message));
+                words.extend_from_slice(&stream.envelope().last_words(refusal.code, &refusal.message));
                 self.turn_away(stream, &words);
             }
         }
@@ -477,7 +504,7 @@ impl ShardLoop {
         let (talk, deadline_s, form) = match &admission {
             Admission::Echo { .. } => (Talk::Echo, 0, Form::TEXT),
             Admission::Pusher { app, positions, .. } => {
-                let form = pusher_form(*positions, deflate);
+                let form = pusher_form(stream.envelope(), *positions, deflate);
                 (Talk::Pusher { positions: *positions }, deadline(now_s, app.authorize_within_s), form)
             }
             Admission::Feed { listen, .. } => (Talk::Socket, 0, listen.form(deflate)),
@@ -575,10 +602,8 @@ impl ShardLoop {
         }
         if !plain && !conn.pinged && silent_s > activity_s {
             conn.pinged = true;
-            // Both kinds: Java and Swift clients answer frames only, and older ones events only.
-            let mut pings = text_frame(server::ping).to_vec();
-            ws::ping_frame(&mut pings, b"");
-            self.desk.shard.send(key, pings.into());
+            let ping = conn.stream.envelope().ping();
+            self.desk.shard.send(key, ping);
         }
     }
 

@@ -11,6 +11,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use super::LoopHandle;
+use super::envelope::Envelope;
 use super::pipe::{News, Pipe, PipeReader};
 use super::tls::Tls;
 
@@ -82,6 +83,14 @@ impl Stream {
             Stream::Plain(socket) => write_socket(socket, parts),
             Stream::Tls(tls) => tls.write(parts),
             Stream::Pipe(pipe) => pipe.write(parts),
+        }
+    }
+
+    /// What the messages of the Pusher protocol travel in here.
+    pub fn envelope(&self) -> Envelope {
+        match self {
+            Stream::Plain(_) | Stream::Tls(_) => Envelope::Frame,
+            Stream::Pipe(_) => Envelope::Line,
         }
     }
 

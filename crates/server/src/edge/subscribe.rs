@@ -7,7 +7,6 @@
 //! Not here: what is said (`feed`), sessions of those who poll presence channels.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use fanfare_proto::json::json_string_token;
@@ -20,19 +19,18 @@ use super::forms::Format;
 use super::listen::{self, Carrier, Listen, Refused, Transport};
 use super::pipe::PipeReader;
 use super::upgrade::Gatekeeper;
-use super::{Arrival, Body, LoopHandle, Order, Refusal, Stream};
+use super::{Arrival, Body, Loops, Order, Refusal, Stream};
 
 /// The answers to requests under `/sub`.
 pub struct Subscriptions {
     gatekeeper: Gatekeeper,
-    loops: Vec<LoopHandle>,
-    next: AtomicUsize,
+    loops: Loops,
 }
 
 impl Subscriptions {
     /// For subscribers of these loops.
-    pub fn new(gatekeeper: Gatekeeper, loops: Vec<LoopHandle>) -> Self {
-        Subscriptions { gatekeeper, loops, next: AtomicUsize::new(0) }
+    pub fn new(gatekeeper: Gatekeeper, loops: Loops) -> Self {
+        Subscriptions { gatekeeper, loops }
     }
 
     /// Whether requests for this path are answered here.
@@ -77,10 +75,10 @@ impl Subscriptions {
     /// Puts a subscriber into a loop; what it is told comes out of the reader.
     async fn adopt(&self, listen: Listen) -> Result<PipeReader, Refusal> {
         let verdict = Ok(self.gatekeeper.admit(listen, false)?);
-        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.loops.len();
-        let (stream, reader) = Stream::pipe(&self.loops[index]);
+        let home = self.loops.next();
+        let (stream, reader) = Stream::pipe(home);
         let arrival = Arrival { stream, head: Vec::new(), unread: Vec::new(), verdict };
-        self.loops[index].orders.send(Order::Adopt(Box::new(arrival))).await;
+        home.orders.send(Order::Adopt(Box::new(arrival))).await;
         Ok(reader)
     }
 }

@@ -127,12 +127,23 @@ impl Gatekeeper {
             refuse(CloseCode::PATH_UNKNOWN, format!("there is nothing at {}: expected /app/{{key}}", shown(path)))
         })?;
         let key = key.trim_end_matches('/');
+        self.decide_pusher(key, query, head.header("origin").as_deref(), deflate)
+    }
+
+    /// Admits a Pusher connection by whatever transport, or says why not.
+    pub fn decide_pusher(
+        &self,
+        key: &str,
+        query: &str,
+        origin: Option<&str>,
+        deflate: bool,
+    ) -> Result<Admission, Refusal> {
         let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         version::protocol(parameter("protocol")).map_err(|code| refuse(code, code.reason()))?;
         let app = self.apps.by_key(key);
         let app =
             app.ok_or_else(|| refuse(CloseCode::APP_UNKNOWN, format!("there is no app with key {}", shown(key))))?;
-        self.check(&app, head.header("origin").as_deref())?;
+        self.check(&app, origin)?;
         self.take_place(Some(&app))?;
         Ok(Admission::Pusher { app, deflate, positions: parameter("positions") == Some("1") })
     }
