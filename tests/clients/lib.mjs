@@ -7,13 +7,19 @@ import PusherHttp from 'pusher';
 import PusherJs from 'pusher-js';
 import { PATIENCE_MS, test as runTest, within } from './runner.mjs';
 
-const { FANFARE_HOST, FANFARE_PORT, FANFARE_APP_ID, FANFARE_KEY, FANFARE_SECRET } = process.env;
+const { FANFARE_HOST, FANFARE_PORT, FANFARE_APP_ID, FANFARE_KEY, FANFARE_SECRET, FANFARE_TLS, FANFARE_TRANSPORT } = process.env;
 
 export const host = FANFARE_HOST;
 export const port = Number(FANFARE_PORT);
 export const key = FANFARE_KEY;
 export const secret = FANFARE_SECRET;
 export const appId = FANFARE_APP_ID;
+
+/** Whether the server speaks TLS. */
+export const tls = FANFARE_TLS === '1';
+
+/** The transport under test: `ws`, `xhr_streaming` or `xhr_polling`. */
+export const transport = FANFARE_TRANSPORT ?? 'ws';
 
 const SILENCE_MS = 250;
 
@@ -24,16 +30,23 @@ const MASTER_KEY = Buffer.alloc(32, 'fanfare').toString('base64');
 export const api = apiWith({});
 
 export function apiWith(options) {
-  return new PusherHttp({ appId, key, secret, host, port, encryptionMasterKeyBase64: MASTER_KEY, ...options });
+  return new PusherHttp({ appId, key, secret, host, port, useTLS: tls, encryptionMasterKeyBase64: MASTER_KEY, ...options });
 }
 
-/** Where pusher-js finds the server. Only WebSockets, so that a failure is not hidden by another transport. */
+/** A port where nobody listens, as behind a firewall that lets HTTP through and nothing else. */
+const BLOCKED_PORT = 1;
+
+/** Where pusher-js finds the server. Only one transport, so that a failure is not hidden by another. */
 export const address = {
   cluster: '',
   wsHost: host,
-  wsPort: port,
-  forceTLS: false,
-  enabledTransports: ['ws'],
+  wsPort: transport === 'ws' ? port : BLOCKED_PORT,
+  wssPort: transport === 'ws' ? port : BLOCKED_PORT,
+  httpHost: host,
+  httpPort: port,
+  httpsPort: port,
+  forceTLS: tls,
+  enabledTransports: [transport],
 };
 
 let clients = [];

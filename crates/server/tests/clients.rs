@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 
-use support::{APP_ID, KEY, SECRET, Server, one_app};
+use support::{APP_ID, Certificate, KEY, SECRET, Server, one_app};
 
 /// The toggles that some calls need on. Everything else is as a new user finds it.
 const FEATURES: &str = "client_events = true\nsubscription_count = true";
@@ -19,6 +19,22 @@ const FEATURES: &str = "client_events = true\nsubscription_count = true";
 #[test]
 fn pusher_js_in_node() {
     node("pusher-js.mjs", &Server::start(&one_app(FEATURES)));
+}
+
+#[test]
+fn pusher_js_in_node_over_xhr_streaming() {
+    run(over("xhr_streaming", "pusher-js.mjs", &Server::start(&one_app(FEATURES))));
+}
+
+#[test]
+fn pusher_js_in_node_over_xhr_polling() {
+    run(over("xhr_polling", "pusher-js.mjs", &Server::start(&one_app(FEATURES))));
+}
+
+#[test]
+fn pusher_js_in_node_over_tls() {
+    let certificate = Certificate::new();
+    run(secretly(&certificate, "ws", "pusher-js.mjs", &secret_server(&certificate)));
 }
 
 #[test]
@@ -60,12 +76,52 @@ fn pusher_js_in_chromium() {
 }
 
 #[test]
+fn pusher_js_in_chromium_over_xhr_streaming() {
+    run(over("xhr_streaming", "chromium.mjs", &Server::start(&one_app(FEATURES))));
+}
+
+#[test]
+fn pusher_js_in_chromium_over_xhr_polling() {
+    run(over("xhr_polling", "chromium.mjs", &Server::start(&one_app(FEATURES))));
+}
+
+#[test]
+fn pusher_js_in_chromium_over_tls() {
+    let certificate = Certificate::new();
+    run(secretly(&certificate, "ws", "chromium.mjs", &secret_server(&certificate)));
+}
+
+#[test]
+fn pusher_js_in_chromium_over_http2() {
+    let certificate = Certificate::new();
+    run(secretly(&certificate, "xhr_streaming", "chromium.mjs", &secret_server(&certificate)));
+}
+
+#[test]
 fn the_demo_page_in_chromium() {
     node("demo.mjs", &Server::start(""));
 }
 
 fn node(driver: &str, server: &Server) {
     run(node_command(driver, server));
+}
+
+/// The driver with another transport than WebSockets, whose port is blocked.
+fn over(transport: &str, driver: &str, server: &Server) -> Command {
+    let mut command = node_command(driver, server);
+    command.env("FANFARE_TRANSPORT", transport);
+    command
+}
+
+fn secret_server(certificate: &Certificate) -> Server {
+    Server::start(&format!("{}{}", certificate.config(), one_app(FEATURES)))
+}
+
+/// The driver over TLS, trusting the certificate.
+fn secretly(certificate: &Certificate, transport: &str, driver: &str, server: &Server) -> Command {
+    let mut command = over(transport, driver, server);
+    command.env("FANFARE_TLS", "1").env("NODE_EXTRA_CA_CERTS", certificate.cert_file());
+    command
 }
 
 fn node_command(driver: &str, server: &Server) -> Command {

@@ -16,7 +16,6 @@ use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::json;
 use support::{Certificate, KEY, PATIENCE, Server, Tunnel, connect_tls, one_app, opcode};
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -26,21 +25,17 @@ struct Secret {
     /// Where it listens for itself.
     addr: SocketAddr,
     certificate: Certificate,
-    folder: TempDir,
     _tunnel: Tunnel,
 }
 
 impl Secret {
     fn start(more: &str, args: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
         let certificate = Certificate::new();
-        certificate.write(folder.path());
-        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-        let config = format!("{more}\n[tls]\ncert = {cert:?}\nkey = {key:?}\n{}", one_app(""));
+        let config = format!("{more}\n{}{}", certificate.config(), one_app(""));
         let mut server = Server::start_with(&config, args);
         let tunnel = Tunnel::to(server.addr, certificate.client(&["http/1.1"]));
         let addr = std::mem::replace(&mut server.addr, tunnel.addr);
-        Self { server, addr, certificate, folder, _tunnel: tunnel }
+        Self { server, addr, certificate, _tunnel: tunnel }
     }
 
     /// A connection for requests over HTTP/2.
@@ -171,7 +166,7 @@ async fn http2_is_spoken_without_tls_to_those_who_know() {
     assert_eq!(get(&mut http2, "http://localhost/").await, StatusCode::OK);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_idle_http2_connection_does_not_hold_up_a_stop() {
     let mut secret = Secret::start("drain_s = 1", &[]);
     let mut http2 = secret.http2().await;
@@ -182,14 +177,13 @@ async fn an_idle_http2_connection_does_not_hold_up_a_stop() {
 
 #[test]
 fn a_renewed_certificate_is_shown_to_newcomers() {
-    let secret = Secret::start("", &[]);
+    let mut secret = Secret::start("", &[]);
     let mut old = secret.server.connect();
     assert_eq!(secret.shown(secret.certificate.client(&[])), Some(secret.certificate.der()));
 
-    let renewed = Certificate::new();
-    renewed.write(secret.folder.path());
+    secret.certificate.renew();
     let deadline = Instant::now() + PATIENCE;
-    while secret.shown(renewed.client(&[])) != Some(renewed.der()) {
+    while secret.shown(secret.certificate.client(&[])) != Some(secret.certificate.der()) {
         assert!(Instant::now() < deadline, "the old certificate is still shown");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -199,8 +193,7 @@ fn a_renewed_certificate_is_shown_to_newcomers() {
 #[test]
 fn a_certificate_that_does_not_fit_its_key_changes_nothing() {
     let secret = Secret::start("", &[]);
-    let cert = secret.folder.path().join("cert.pem");
-    std::fs::write(cert, "no certificate").expect("the file is written");
+    std::fs::write(secret.certificate.cert_file(), "no certificate").expect("the file is written");
     secret.server.signal("HUP");
     let deadline = Instant::now() + PATIENCE;
     while !secret.server.log().contains("new certificate refused") {

@@ -1,29 +1,50 @@
 //! TLS on the client's side: certificates, and a tunnel that lets every other helper speak through it.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// A certificate for `localhost` that nobody vouches for but the test.
-pub struct Certificate(rcgen::CertifiedKey<rcgen::KeyPair>);
+/// A certificate for `localhost` that nobody vouches for but the test, in a folder of its own.
+pub struct Certificate {
+    made: rcgen::CertifiedKey<rcgen::KeyPair>,
+    folder: TempDir,
+}
 
 impl Certificate {
     pub fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
-        Self(made.expect("a certificate can be made"))
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let certificate = Self { made: make(), folder };
+        certificate.write();
+        certificate
     }
 
-    /// Writes `cert.pem` and `key.pem`.
-    pub fn write(&self, folder: &Path) {
-        std::fs::write(folder.join("key.pem"), self.0.signing_key.serialize_pem()).expect("the key is written");
-        std::fs::write(folder.join("cert.pem"), self.0.cert.pem()).expect("the certificate is written");
+    /// The lines of a configuration that use it.
+    pub fn config(&self) -> String {
+        format!("[tls]\ncert = {:?}\nkey = {:?}\n", self.cert_file(), self.folder.path().join("key.pem"))
+    }
+
+    pub fn cert_file(&self) -> PathBuf {
+        self.folder.path().join("cert.pem")
+    }
+
+    /// Puts another one in its place.
+    pub fn renew(&mut self) {
+        self.made = make();
+        self.write();
+    }
+
+    fn write(&self) {
+        let key = self.folder.path().join("key.pem");
+        std::fs::write(key, self.made.signing_key.serialize_pem()).expect("the key is written");
+        std::fs::write(self.cert_file(), self.made.cert.pem()).expect("the certificate is written");
     }
 
     /// A client that trusts this certificate alone, and speaks these protocols.
@@ -36,8 +57,13 @@ impl Certificate {
     }
 
     pub fn der(&self) -> CertificateDer<'static> {
-        self.0.cert.der().clone()
+        self.made.cert.der().clone()
     }
+}
+
+fn make() -> rcgen::CertifiedKey<rcgen::KeyPair> {
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+    rcgen::generate_simple_self_signed(names).expect("a certificate can be made")
 }
 
 /// Connects and shakes hands; fails as the client of a browser's user would see it.
