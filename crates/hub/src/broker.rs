@@ -72,6 +72,12 @@ pub struct HistoryRule {
     pub app_bytes_max: usize,
 }
 
+impl HistoryRule {
+    /// Keeps nothing, and yet counts what was published: whoever comes back is told that something is missing.
+    pub const NOTHING: HistoryRule =
+        HistoryRule { messages: 0, bytes: 0, ttl: Duration::ZERO, app_bytes_max: usize::MAX };
+}
+
 impl Default for HistoryRule {
     fn default() -> Self {
         HistoryRule { messages: 100, bytes: 256 << 10, ttl: Duration::from_secs(60), app_bytes_max: 64 << 20 }

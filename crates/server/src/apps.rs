@@ -75,9 +75,11 @@ impl App {
     /// What is remembered of an event on the channel. `cache`: it is a cache channel.
     pub fn keep(&self, channel: &str, cache: bool) -> Keep {
         let app_bytes_max = self.limits.history_bytes_max;
-        let rule = self.history_rule(channel);
-        let rule = rule.map(|Retention { messages, bytes, ttl }| HistoryRule { messages, bytes, ttl, app_bytes_max });
-        Keep { history: rule, newest: cache.then_some(Duration::from_secs(self.limits.cache_ttl_s.into())) }
+        let rule = match self.history_rule(channel) {
+            Some(Retention { messages, bytes, ttl }) => HistoryRule { messages, bytes, ttl, app_bytes_max },
+            None => HistoryRule::NOTHING,
+        };
+        Keep { history: Some(rule), newest: cache.then_some(Duration::from_secs(self.limits.cache_ttl_s.into())) }
     }
 
     /// How a repeat of a publication with this key is known; `None`: the app does not look for repeats.

@@ -24,7 +24,7 @@ impl Position {
     }
 }
 
-/// What became of a publication. Without a position: the channel keeps no history.
+/// What became of a publication. A repeat may be of one whose position is no longer known.
 #[derive(Debug, Serialize)]
 pub struct Receipt {
     #[serde(flatten)]

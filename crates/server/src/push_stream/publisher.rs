@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fanfare_hub::{Keep, Post};
+use fanfare_hub::{HistoryRule, Keep, Post};
 use fanfare_proto::channel::ChannelName;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
@@ -128,18 +128,18 @@ impl PushStream {
 
     /// What is remembered of a message to this channel.
     fn keep(&self, app: &App, id: &str) -> Keep {
-        let mut keep = app.keep(id, ChannelName::parse(id, usize::MAX).is_ok_and(|name| name.kind().cache));
-        let rule = keep.history.filter(|_| self.settings.store_messages);
-        keep.history = rule.map(|mut rule| {
-            if self.settings.message_ttl_s > 0 {
-                rule.ttl = Duration::from_secs(self.settings.message_ttl_s.into());
-            }
-            if self.settings.max_messages_stored_per_channel > 0 {
-                rule.messages = self.settings.max_messages_stored_per_channel as usize;
-            }
-            rule
-        });
-        keep
+        let keep = app.keep(id, ChannelName::parse(id, usize::MAX).is_ok_and(|name| name.kind().cache));
+        let stored = |rule: &HistoryRule| self.settings.store_messages && *rule != HistoryRule::NOTHING;
+        let Some(mut rule) = keep.history.filter(stored) else {
+            return Keep { history: Some(HistoryRule::NOTHING), ..keep };
+        };
+        if self.settings.message_ttl_s > 0 {
+            rule.ttl = Duration::from_secs(self.settings.message_ttl_s.into());
+        }
+        if self.settings.max_messages_stored_per_channel > 0 {
+            rule.messages = self.settings.max_messages_stored_per_channel as usize;
+        }
+        Keep { history: Some(rule), ..keep }
     }
 
     async fn delete(&self, app: &App, ids: &[String], text: Option<&str>) -> Result<Response<Body>, Refused> {

@@ -1,7 +1,10 @@
 //! What is kept, and how it is told.
 
+use std::time::Instant;
+
 use super::*;
 use serde_json::{Value, json};
+use support::PATIENCE;
 
 const HISTORY: &str = "/channels/room/history";
 
@@ -97,13 +100,42 @@ fn rules_say_what_is_kept_and_a_gap_is_told() {
     );
     assert_eq!((data(&since(&cursors[0])), &since(&cursors[0]).json()["recovered"]), (vec![], &false.into()));
 
-    let live = publish(&server, "/pub/fanfare-key/live-1", &[], "x");
-    assert_eq!(live, json!({"repeated": false}), "what is not kept has no place");
-    assert_eq!(data(&server.get("/channels/live-1/history", &[])), Vec::<String>::new());
-
     publish(&server, "/pub/fanfare-key/small", &[], &"a".repeat(40));
     publish(&server, "/pub/fanfare-key/small", &[], &"b".repeat(40));
     assert_eq!(data(&server.get("/channels/small/history", &[])), ["b".repeat(40)]);
+}
+
+#[test]
+fn what_is_not_kept_is_told_as_missing_and_not_as_nothing() {
+    let server = server("[[apps.history]]\nchannels = \"live\"\nenabled = false\n");
+    let recovers = |since: &str| {
+        let told = server.get("/channels/live/history", &[("since", since)]);
+        assert_eq!(data(&told), Vec::<String>::new());
+        told.json()["recovered"].as_bool().expect("told where a cursor was given")
+    };
+    let cursor = |target: &str| publish(&server, target, &[], "x")["cursor"].as_str().expect("a cursor").to_owned();
+    let elsewhere = cursor(ROOM);
+    assert!(recovers(&elsewhere), "nothing was published since");
+    let live = cursor("/pub/fanfare-key/live");
+    assert!(!recovers(&elsewhere));
+    assert!(recovers(&live));
+    cursor("/pub/fanfare-key/live");
+    assert!(!recovers(&live));
+}
+
+#[test]
+fn a_changed_rule_holds_from_the_next_publication() {
+    let server = server("");
+    let first = publish_numbers(&server, 1).remove(0);
+    let none = "[[apps.history]]\nchannels = \"*\"\nenabled = false\n";
+    std::fs::write(server.config_file(), one_app(none)).expect("the folder is ours");
+    server.signal("HUP");
+    let deadline = Instant::now() + PATIENCE;
+    while send(&server, "GET", ROOM, &[], "").json()["stored_messages"] != 0 {
+        assert!(Instant::now() < deadline, "the new rule does not hold");
+        publish(&server, ROOM, &[], "x");
+    }
+    assert_eq!(server.get(HISTORY, &[("since", &first)]).json()["recovered"], false);
 }
 
 #[test]
