@@ -239,6 +239,11 @@ impl<W: Wire> Shard<W> {
         self.conns.get_mut(key.slot).map(|conn| &mut conn.wire)
     }
 
+    /// Whether something waits in a connection's outbox.
+    pub fn owes(&self, key: ConnKey) -> bool {
+        self.conn(key).is_some_and(|conn| !conn.outbox.is_empty())
+    }
+
     /// The form in which a connection takes its messages.
     pub fn form(&self, key: ConnKey) -> Option<Form> {
         self.conn(key).map(|conn| conn.form)

@@ -50,6 +50,10 @@ impl Desk {
 
     /// Sends the rest of an answer behind its first lines, and is done with this request.
     fn answer(&mut self, key: ConnKey, rest: Vec<u8>) {
+        let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &conn.talk) else { return };
+        if polls.lead.is_none() {
+            return;
+        }
         self.shard.rest(key);
         self.shard.send(key, rest.into());
         self.answered(key);
@@ -94,14 +98,19 @@ impl Desk {
     pub fn answered(&mut self, key: ConnKey) {
         let until_s = self.now_s() + IDLE_S;
         let Some(conn) = self.shard.wire(key) else { return };
-        conn.trim();
-        // One that says nothing more is ended by the sweep, once its answer has gone out.
-        conn.deadline_s = until_s;
-        let keep_alive = matches!(&conn.talk, Talk::Polls(polls) if polls.keep_alive);
-        if !keep_alive {
-            conn.deadline_s = 1;
+        if let Some(more) = conn.more.as_mut() {
+            // What the control plane still says about this request comes too late.
+            more.joining = None;
         }
+        conn.trim();
+        conn.deadline_s = until_s;
         self.idle.push(key);
+    }
+
+    /// Whether a connection has had its last answer, all of it.
+    pub fn is_done(&mut self, key: ConnKey) -> bool {
+        let last = matches!(self.shard.wire(key).map(|conn| &conn.talk), Some(Talk::Polls(polls)) if !polls.keep_alive);
+        last && !self.shard.owes(key)
     }
 
     /// Where it goes on if there is nothing to say.

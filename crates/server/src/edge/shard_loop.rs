@@ -277,6 +277,10 @@ impl ShardLoop {
             self.desk.answered(key);
         }
         for key in std::mem::take(&mut self.desk.idle) {
+            if self.desk.is_done(key) {
+                self.desk.close(key, None, true);
+                continue;
+            }
             let has_more = |conn: &mut Conn| conn.more.as_ref().is_some_and(|more| !more.unread.is_empty());
             if self.desk.shard.wire(key).is_some_and(has_more) {
                 self.pause(key);
