@@ -460,7 +460,7 @@ impl<W: Wire> Shard<W> {
             self.caught_up(slot, number);
         }
         self.ticks += 1;
-        if self.ticks % REST_TICKS == 0 {
+        if self.ticks.is_multiple_of(REST_TICKS) {
             self.age_resting();
         }
     }

@@ -112,7 +112,10 @@ impl Watcher {
 
 /// Enough of the files that are read to tell that one of them is another or has been written.
 #[derive(Debug, PartialEq, Eq)]
-struct Fingerprint([Option<(u64, u64, u64, Option<SystemTime>)>; 3]);
+struct Fingerprint([Option<Facts>; 3]);
+
+/// Device, inode, length, time of the last change.
+type Facts = (u64, u64, u64, Option<SystemTime>);
 
 impl Fingerprint {
     fn of(source: &Source, running: &Config) -> Fingerprint {
