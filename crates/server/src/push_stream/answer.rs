@@ -41,6 +41,13 @@ pub fn typed(content_type: &str, body: impl Into<Body>) -> Response<Body> {
     response
 }
 
+/// That there is nothing new, of an answer that would say what it is.
+pub fn not_modified(content_type: &str) -> Response<Body> {
+    let mut response = empty(StatusCode::NOT_MODIFIED);
+    set(response.headers_mut(), CONTENT_TYPE, content_type);
+    response
+}
+
 /// An answer whose explanation is in a header.
 pub fn explained(status: StatusCode, explain: &str) -> Response<Body> {
     let mut response = empty(status);
@@ -91,7 +98,9 @@ pub fn set_common(headers: &mut HeaderMap, endpoint: Option<Endpoint>, allowed_o
     let Some(origins) = allowed_origins else { return };
     let methods = match endpoint {
         Some(Endpoint::Publish) => PUBLISHER_METHODS,
-        _ => "GET",
+        Some(Endpoint::Subscribe(_)) => "GET",
+        // Statistics are not for pages.
+        Some(Endpoint::Statistics) | None => return,
     };
     set(headers, ACCESS_CONTROL_ALLOW_ORIGIN, origins);
     set(headers, ACCESS_CONTROL_ALLOW_METHODS, methods);

@@ -54,7 +54,7 @@ use crate::edge::Body;
 use crate::edge::door::{Http, Peer};
 use crate::edge::upgrade::Gatekeeper;
 
-/// How often channels are looked for that nobody uses any more.
+/// How often channels are looked for that nobody uses any more, and the app is.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// The listener.
@@ -69,6 +69,8 @@ pub struct PushStream {
     hostname: String,
     started_at: Instant,
     stopping: watch::Receiver<bool>,
+    /// The app is switched off or gone, so its subscribers have to go.
+    app_gone: watch::Sender<bool>,
 }
 
 /// The listener's end of the door; cheap to clone.
@@ -98,7 +100,7 @@ impl Face {
         if request.method() == Method::OPTIONS && endpoint != Endpoint::Statistics {
             return Ok(answer::empty(StatusCode::OK));
         }
-        let app = face.gatekeeper.apps.by_id(&face.settings.app).filter(|app| app.enabled).ok_or(Refused::Disabled)?;
+        let app = face.app()?;
         match endpoint {
             Endpoint::Publish => face.publisher(&app, request, asked).await,
             Endpoint::Statistics => face.statistics(&app, request.method(), request.headers(), asked).await,
@@ -122,7 +124,10 @@ impl Face {
         let mode = mode.overridden(request.headers());
         if mode == Mode::WebSocket {
             let response = websocket::handshake(request.headers())?;
-            let verdict = face.admit(app, &request, asked).await.map(|(wanted, guest)| (wanted, start, guest));
+            let verdict = match face.admit(app, &request, asked).await {
+                Ok((wanted, guest)) => websocket::admit(face, &wanted, &start, guest).await,
+                Err(refused) => Err(refused),
+            };
             tokio::spawn(websocket::serve(face.clone(), hyper::upgrade::on(request), verdict));
             return Ok(response);
         }
@@ -172,13 +177,19 @@ impl Prepared {
             hostname: hostname(),
             started_at: Instant::now(),
             stopping,
+            app_gone: watch::Sender::new(false),
         });
-        tokio::spawn(face.clone().forget_unused());
+        tokio::spawn(face.clone().look_after());
         Face(face)
     }
 }
 
 impl PushStream {
+    /// The app, as it is configured now.
+    fn app(&self) -> Result<Arc<App>, Refused> {
+        self.gatekeeper.apps.by_id(&self.settings.app).filter(|app| app.enabled).ok_or(Refused::Disabled)
+    }
+
     /// Only some machines may publish and see statistics.
     fn check_peer(&self, request: &Request<Incoming>) -> Result<(), Refused> {
         let peer = request.extensions().get::<Peer>();
@@ -243,11 +254,14 @@ impl PushStream {
         Ok(reader)
     }
 
-    /// Returns when the server stops.
+    /// Returns when the server stops, or the app does.
     fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut stopping = self.stopping.clone();
+        let (mut stopping, mut app_gone) = (self.stopping.clone(), self.app_gone.subscribe());
         async move {
-            let _ = stopping.wait_for(|stop| *stop).await;
+            tokio::select! {
+                _ = stopping.wait_for(|stop| *stop) => {}
+                _ = app_gone.wait_for(|gone| *gone) => {}
+            }
         }
     }
 
@@ -262,12 +276,14 @@ impl PushStream {
         }
     }
 
-    /// Forgets channels that nobody uses any more, for as long as the server runs.
-    async fn forget_unused(self: Arc<Self>) {
+    /// Forgets channels that nobody uses any more, and notices when the app goes, for as long as the server runs.
+    async fn look_after(self: Arc<Self>) {
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             sweep.tick().await;
-            let Some(app) = self.gatekeeper.apps.by_id(&self.settings.app) else { continue };
+            let app = self.app();
+            self.app_gone.send_replace(app.is_err());
+            let Ok(app) = app else { continue };
             for id in self.registry.inactive(Instant::now()) {
                 let in_use = self.info(&app, &id).await.map(|info| info.is_some_and(|info| info.in_use()));
                 // What cannot be known now is asked again in the next round.

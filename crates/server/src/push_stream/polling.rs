@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Response, StatusCode};
+use http_body_util::Full;
+use hyper::Response;
 
 use super::asked::{Mode, Start};
 use super::clock::{Moment, now_s};
@@ -41,7 +41,7 @@ impl Poll {
                     messages.extend(stored(face, wanted, &self.start, wording.form).await?.0);
                 }
                 if messages.is_empty() {
-                    return Ok(self.nothing_new());
+                    return Ok(self.nothing_new(wording));
                 }
                 let moment = messages.iter().map(|message| message.moment).max();
                 let bytes = messages.into_iter().map(|message| message.bytes);
@@ -83,7 +83,11 @@ impl Poll {
         let moment = Some(Moment { time_s: now_s().saturating_sub(1), tag: 0 }).max(self.given());
         match face.settings.timeout_with_body {
             true => self.messages(wording, [wording.timed_out.clone()], moment),
-            false => self.not_modified(moment),
+            false => {
+                let mut response = answer::not_modified(self.content_type(wording));
+                answer::set_moment(response.headers_mut(), moment);
+                response
+            }
         }
     }
 
@@ -93,16 +97,17 @@ impl Poll {
     }
 
     /// The request's own words again.
-    fn nothing_new(&self) -> Response<Body> {
-        let mut response = answer::empty(StatusCode::NOT_MODIFIED);
+    fn nothing_new(&self, wording: &Wording) -> Response<Body> {
+        let mut response = answer::not_modified(self.content_type(wording));
         answer::set_start(response.headers_mut(), &self.start);
         response
     }
 
-    fn not_modified(&self, moment: Option<Moment>) -> Response<Body> {
-        let mut response = answer::empty(StatusCode::NOT_MODIFIED);
-        answer::set_moment(response.headers_mut(), moment);
-        response
+    fn content_type<'w>(&self, wording: &'w Wording) -> &'w str {
+        match self.callback {
+            Some(_) => "application/javascript",
+            None => &wording.content_type,
+        }
     }
 
     fn messages(
@@ -126,13 +131,8 @@ impl Poll {
             body.extend_from_slice(b"]);");
         }
         body.extend_from_slice(&wording.footer);
-        let mut response = answer::full(StatusCode::OK, body);
-        let headers = response.headers_mut();
-        let content_type = self.callback.as_ref().map_or(&*wording.content_type, |_| "application/javascript");
-        if let Ok(content_type) = HeaderValue::from_str(content_type) {
-            headers.insert(CONTENT_TYPE, content_type);
-        }
-        answer::set_moment(headers, moment);
+        let mut response = answer::typed(self.content_type(wording), Full::from(body));
+        answer::set_moment(response.headers_mut(), moment);
         response
     }
 }

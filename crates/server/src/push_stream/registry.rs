@@ -11,6 +11,9 @@ use hashbrown::HashMap;
 /// How long a channel without messages and subscribers is remembered.
 pub const INACTIVITY: Duration = Duration::from_secs(30);
 
+/// Channels that are remembered. Beyond it new ones are served like any, and not remembered once nothing else knows them.
+const CHANNELS_MAX: usize = 100_000;
+
 /// The channels in use.
 #[derive(Debug, Default)]
 pub struct Registry(Mutex<HashMap<String, Known>>);
@@ -26,6 +29,9 @@ impl Registry {
     pub fn touch(&self, id: &str, now: Instant) -> bool {
         let mut known = self.known();
         let is_new = !known.contains_key(id);
+        if is_new && known.len() >= CHANNELS_MAX {
+            return false;
+        }
         known.entry_ref(id).or_insert(Known { used_at: now, unstored: 0 }).used_at = now;
         is_new
     }

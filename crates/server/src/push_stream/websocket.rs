@@ -19,6 +19,7 @@ use super::asked::{Mode, Start};
 use super::reader::{Heard, Reader, Wanted};
 use super::refusal::Refused;
 use super::subscriber::{rung, timer};
+use super::switchboard::Message;
 use super::{Guest, PushStream, answer};
 use crate::edge::Body;
 
@@ -48,17 +49,29 @@ pub fn handshake(headers: &HeaderMap) -> Result<Response<Body>, Refused> {
     Ok(response)
 }
 
-/// A subscriber that was let in, or why it was not.
-pub type Verdict = Result<(Vec<Wanted>, Start, Guest), Refused>;
+/// A subscriber that was let in.
+pub struct Admitted {
+    reader: Reader,
+    missed: Vec<Message>,
+    guest: Guest,
+}
+
+/// Lets a subscriber in. To be waited for before the handshake is answered: whoever sees its socket open is subscribed.
+pub async fn admit(face: &PushStream, wanted: &[Wanted], start: &Start, mut guest: Guest) -> Result<Admitted, Refused> {
+    let form = face.forms.wording(Mode::WebSocket).form;
+    let mut reader = face.subscribe(wanted, form, &mut guest).await?;
+    let missed = reader.missed(face, wanted, start, form).await?;
+    Ok(Admitted { reader, missed, guest })
+}
 
 /// Serves the connection once the handshake has been answered.
-pub async fn serve(face: Arc<PushStream>, upgrade: OnUpgrade, verdict: Verdict) {
+pub async fn serve(face: Arc<PushStream>, upgrade: OnUpgrade, verdict: Result<Admitted, Refused>) {
     // The peer may leave between its request and our answer.
     let Ok(upgraded) = upgrade.await else { return };
     let (input, output) = tokio::io::split(TokioIo::new(upgraded));
     let mut talk = Talk { face: &face, output };
     let closing = match verdict {
-        Ok((wanted, start, mut guest)) => talk.run(input, &wanted, &start, &mut guest).await,
+        Ok(admitted) => talk.run(input, admitted).await,
         Err(refused) => close_frame(&refused),
     };
     // Whoever is gone need not be told.
@@ -92,29 +105,15 @@ enum Said {
 
 impl Talk<'_> {
     /// Returns the close frame to end with.
-    async fn run(
-        &mut self,
-        input: ReadHalf<TokioIo<Upgraded>>,
-        wanted: &[Wanted],
-        start: &Start,
-        guest: &mut Guest,
-    ) -> Vec<u8> {
+    async fn run(&mut self, input: ReadHalf<TokioIo<Upgraded>>, admitted: Admitted) -> Vec<u8> {
         let wording = self.face.forms.wording(Mode::WebSocket);
-        let opened = async {
-            let mut reader = self.face.subscribe(wanted, wording.form, guest).await?;
-            let missed = reader.missed(self.face, wanted, start, wording.form).await?;
-            Ok::<_, Refused>((reader, missed))
-        };
-        let (reader, missed) = match opened.await {
-            Ok(opened) => opened,
-            Err(refused) => return close_frame(&refused),
-        };
+        let Admitted { reader, missed, guest } = admitted;
         for bytes in [wording.header.clone()].into_iter().chain(missed.into_iter().map(|message| message.bytes)) {
             if !self.write(&reader, &bytes).await {
                 return Vec::new();
             }
         }
-        let closing = self.follow(reader, Ears::new(input), guest).await;
+        let closing = self.follow(reader, Ears::new(input), &guest).await;
         [wording.footer.to_vec(), closing].concat()
     }
 
