@@ -5,6 +5,7 @@
 mod support;
 
 mod push_stream {
+    mod beside_nchan;
     mod client;
     mod doors;
     mod limits;

@@ -1,7 +1,7 @@
 //! A subscriber that reads an answer without end.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::Face;
@@ -21,9 +21,16 @@ pub struct Stream {
 impl Face {
     /// Subscribes and reads the head.
     pub fn stream(&self, target: &str, headers: &[(&str, &str)]) -> Stream {
-        let mut stream = connect(self.addr);
+        Stream::open(self.addr, target, headers)
+    }
+}
+
+impl Stream {
+    /// Sends the request and reads the head.
+    pub fn open(addr: SocketAddr, target: &str, headers: &[(&str, &str)]) -> Stream {
+        let mut stream = connect(addr);
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let request = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.addr);
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).expect("the request is sent");
         let mut stream = Stream { stream, head: String::new(), raw: Vec::new(), body: String::new(), ended: false };
         let end = loop {
@@ -37,9 +44,7 @@ impl Face {
         stream.unchunk();
         stream
     }
-}
 
-impl Stream {
     /// Asserts that this comes next.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
@@ -89,8 +94,12 @@ impl Stream {
         n > 0
     }
 
-    /// Takes the chunks that are whole.
+    /// Takes the chunks that are whole; without chunks, everything.
     fn unchunk(&mut self) {
+        if !self.head.contains("transfer-encoding: chunked") {
+            let bytes = std::mem::take(&mut self.raw);
+            return self.body.push_str(std::str::from_utf8(&bytes).expect("text"));
+        }
         while let Some(line) = self.raw.windows(2).position(|bytes| bytes == b"\r\n") {
             let size = std::str::from_utf8(&self.raw[..line]).expect("a chunk's size");
             let size = usize::from_str_radix(size, 16).expect("a chunk's size");

@@ -63,6 +63,19 @@ fn subscribers_count_as_connections_of_their_app() {
 }
 
 #[test]
+fn an_app_that_is_switched_off_takes_its_subscribers_along() {
+    let face = Face::start("[push_stream.streaming]\nfooter_template = \"end\"");
+    let mut stream = face.stream("/sub/a", &[]);
+    let file = face.server.config_file();
+    let config = std::fs::read_to_string(&file).expect("the configuration is read");
+    std::fs::write(&file, config.replace("[[apps]]", "[[apps]]\nenabled = false")).expect("it is written");
+    face.server.signal("HUP");
+    stream.expect("end");
+    stream.expect_end();
+    expect_refused(&face.get("/sub/a"), 403, "The app is disabled.");
+}
+
+#[test]
 fn pages_of_foreign_origins_stay_outside() {
     let face = Face::start_app("allowed_origins = [\"https://example.com\"]", "");
     let poll = |origin| face.request("GET", "/poll/a", &[("Origin", origin)], "").status;
