@@ -6,6 +6,8 @@ mod support;
 mod history;
 #[path = "push_http/plain.rs"]
 mod plain;
+#[path = "push_http/polling.rs"]
+mod polling;
 #[path = "push_http/repeats.rs"]
 mod repeats;
 #[path = "push_http/tokens.rs"]

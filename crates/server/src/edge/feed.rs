@@ -16,7 +16,7 @@ use fanfare_hub::mail::{Entrance, Replay};
 use fanfare_hub::shard::{After, ConnKey, Subscribed, Traits};
 use fanfare_hub::{ChannelKey, Encode, Frames, Request, Since, StoreError, StreamPosition};
 use fanfare_proto::close::CloseCode;
-use fanfare_proto::cursor::Cursor;
+use fanfare_proto::cursor::{Cursor, Place};
 use fanfare_proto::json::json_string_token;
 use fanfare_proto::{feed, ws};
 
@@ -386,10 +386,32 @@ pub fn first_lines(listen: &Listen) -> Vec<u8> {
 
 /// Where a reader stands that has been shown everything so far.
 pub fn cursor_of(entered: &[(Awaited, Entrance)]) -> Option<String> {
-    let replays = || entered.iter().filter_map(|(awaited, entrance)| Some((awaited, entrance.replay.as_ref()?)));
-    let settled = replays().map(|(_, replay)| replay.now.settled).min()?;
-    let places = replays().map(|(awaited, replay)| replay.now.place(&awaited.key));
+    let settled = settled(entered)?;
+    let places = replays(entered).map(|(key, replay)| replay.now.place(key));
     Some(Cursor::of(places, settled).to_string())
+}
+
+/// Where a reader stands that has been shown the oldest of what it missed, and nothing else. That one's own cursor would not
+/// do: of two that were published at the same moment, each may have to be replayed after the other.
+pub fn cursor_after(entered: &[(Awaited, Entrance)], oldest: &Frames) -> Option<String> {
+    let mark = oldest.mark()?;
+    // All that is older has been shown to this reader, as far as it was there to be read.
+    let settled = settled(entered)?.min(mark.stamp).max(mark.settled);
+    let places = replays(entered).map(|(key, replay)| match replay.frames.first().and_then(|next| next.mark()) {
+        Some(next) => Place { offset: next.position.offset - 1, ..next.place(key) },
+        None => replay.now.place(key),
+    });
+    let own = mark.place(oldest.key());
+    Some(Cursor::of([own].into_iter().chain(places), settled).to_string())
+}
+
+/// Up to which stamp all that there was has been read.
+fn settled(entered: &[(Awaited, Entrance)]) -> Option<u64> {
+    replays(entered).map(|(_, replay)| replay.now.settled).min()
+}
+
+fn replays(entered: &[(Awaited, Entrance)]) -> impl Iterator<Item = (&ChannelKey, &Replay)> {
+    entered.iter().filter_map(|(awaited, entrance)| Some((&awaited.key, entrance.replay.as_ref()?)))
 }
 
 /// A cache channel's newest event comes first, for those who do not say where they are.

@@ -123,7 +123,7 @@ impl Forms {
                 line.into()
             }
             Framing::Answer => match format {
-                Format::Raw => raw_answer(frames, None).into(),
+                Format::Raw => raw_answer(frames, cursor(frames).as_deref(), None).into(),
                 Format::Json => json_answer(std::iter::once(frames), cursor(frames).as_deref(), None).into(),
             },
         }
@@ -259,7 +259,7 @@ fn sse(frames: &Frames, format: Format) -> Vec<u8> {
 
 /// An answer's head behind the lines that differ between readers, and its body: one payload with all that is known of it
 /// in headers.
-pub fn raw_answer(frames: &Frames, recovered: Option<bool>) -> Vec<u8> {
+pub fn raw_answer(frames: &Frames, cursor: Option<&str>, recovered: Option<bool>) -> Vec<u8> {
     let publication = frames.publication();
     let body = payload(frames);
     let media_type = publication.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
@@ -270,7 +270,7 @@ pub fn raw_answer(frames: &Frames, recovered: Option<bool>) -> Vec<u8> {
         header(&mut out, "Fanfare-Event-Id", id);
     }
     recovered_header(&mut out, recovered);
-    cursor_headers(&mut out, cursor(frames).as_deref());
+    cursor_headers(&mut out, cursor);
     finish(&mut out, body.as_bytes());
     out
 }

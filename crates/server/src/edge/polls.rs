@@ -12,7 +12,7 @@ use fanfare_proto::json::json_string_token;
 use super::conn::{Conn, Joining, Talk};
 use super::desk::Desk;
 use super::door::head::{HEADERS_MAX, Parsed};
-use super::feed::{cursor_of, first_lines, merged};
+use super::feed::{cursor_after, cursor_of, first_lines, merged};
 use super::forms::{self, Format};
 use super::listen::{self, Carrier, Listen};
 use super::upgrade::is_upgrade;
@@ -42,7 +42,9 @@ impl Desk {
             (Format::Json, _) => {
                 forms::json_answer(missed.iter().map(|frames| &**frames), cursor.as_deref(), recovered)
             }
-            (Format::Raw, Some(oldest)) => forms::raw_answer(oldest, recovered),
+            (Format::Raw, Some(oldest)) => {
+                forms::raw_answer(oldest, cursor_after(entered, oldest).as_deref(), recovered)
+            }
             (Format::Raw, None) => return self.answer_without_content(key, recovered),
         };
         self.answer(key, answer);
