@@ -328,7 +328,8 @@ pub fn header(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn finish(out: &mut Vec<u8>, body: &[u8]) {
+/// The end of a head, and a body.
+pub fn finish(out: &mut Vec<u8>, body: &[u8]) {
     header(out, "Content-Length", &body.len().to_string());
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body);

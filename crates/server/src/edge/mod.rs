@@ -12,6 +12,7 @@
 //! | `desk` | what a loop knows: its shard, its apps, its requests to the control plane |
 //! | `pusher` | the Pusher conversation with one connection |
 //! | `envelope` | what its messages travel in |
+//! | `pollers` | sessions of those who poll presence channels |
 //! | `sessions` | the same conversation with clients that have no WebSocket |
 //! | `listen` | what a request under `/sub` asks for, and whether it may have it |
 //! | `subscribe` | requests under `/sub` that hyper serves |
@@ -36,6 +37,7 @@ pub mod forms;
 pub mod listen;
 mod pipe;
 mod plain;
+mod pollers;
 mod polls;
 mod pusher;
 mod replays;

@@ -4,9 +4,10 @@
 //! A subscriber is a connection of a loop here too, written on a pipe: what a loop says on a socket becomes the body of an
 //! answer, and a poller's answer, head and all, becomes hyper's.
 //!
-//! Not here: what is said (`feed`), sessions of those who poll presence channels.
+//! Not here: what is said (`feed`), what is kept between two polls of a presence channel (`pollers`).
 
 use std::future::poll_fn;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fanfare_proto::json::json_string_token;
@@ -18,6 +19,7 @@ use super::door::head::{HEADERS_MAX, HyperHead};
 use super::forms::Format;
 use super::listen::{self, Carrier, Listen, Refused, Transport};
 use super::pipe::PipeReader;
+use super::pollers::{Answer, Over, Pollers, Session};
 use super::upgrade::Gatekeeper;
 use super::{Arrival, Body, Loops, Order, Refusal, Stream};
 
@@ -25,12 +27,13 @@ use super::{Arrival, Body, Loops, Order, Refusal, Stream};
 pub struct Subscriptions {
     gatekeeper: Gatekeeper,
     loops: Loops,
+    pollers: Pollers,
 }
 
 impl Subscriptions {
-    /// For subscribers of these loops.
+    /// For subscribers of these loops. Must be called on the runtime.
     pub fn new(gatekeeper: Gatekeeper, loops: Loops) -> Self {
-        Subscriptions { gatekeeper, loops }
+        Subscriptions { gatekeeper, loops, pollers: Pollers::start() }
     }
 
     /// Whether requests for this path are answered here.
@@ -54,6 +57,9 @@ impl Subscriptions {
     }
 
     async fn serve(&self, mut listen: Listen) -> Response<Body> {
+        if matches!(listen.transport, Transport::LongPoll | Transport::Poll) && listen.has_presence() {
+            return self.serve_poller(listen).await;
+        }
         listen.carrier = Carrier::Body;
         let (transport, format, origin) = (listen.transport, listen.format, listen.origin.clone());
         let reader = match self.adopt(listen).await {
@@ -72,6 +78,34 @@ impl Subscriptions {
         response
     }
 
+    /// Answers one poll of presence channels, whose session goes on until the next.
+    async fn serve_poller(&self, listen: Listen) -> Response<Body> {
+        let origin = listen.origin.as_deref();
+        let (name, session) = match self.pollers.take_up(&listen) {
+            Some(known) => known,
+            None => match self.adopt(as_lines(&listen)).await {
+                Ok(reader) => (self.pollers.name(), Session::new(&listen, reader)),
+                Err(refusal) => return full(origin, &refusal),
+            },
+        };
+        let wait_s = listen.wait_s.unwrap_or(self.gatekeeper.settings.longpoll_s);
+        let wait = Duration::from_secs(u64::from(wait_s));
+        let (status, mut rest) = match self.pollers.reading(name, session).answer(&listen, wait).await {
+            Ok(Answer::Content(rest)) => ("200 OK", rest),
+            Ok(Answer::Unchanged(rest)) => ("304 Not Modified", [&rest[..], b"\r\n"].concat()),
+            Ok(Answer::Nothing(rest)) => ("204 No Content", [&rest[..], b"\r\n"].concat()),
+            Err(Over { status, message }) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                return refusal(origin, status, &message);
+            }
+        };
+        let mut answer = format!("HTTP/1.1 {status}\r\n").into_bytes();
+        answer.append(&mut rest);
+        let mut response = parse(&answer).expect("an answer of ours is whole");
+        head(response.headers_mut(), origin);
+        response
+    }
+
     /// Puts a subscriber into a loop; what it is told comes out of the reader.
     async fn adopt(&self, listen: Listen) -> Result<PipeReader, Refusal> {
         let verdict = Ok(self.gatekeeper.admit(listen, false)?);
@@ -81,6 +115,12 @@ impl Subscriptions {
         home.orders.send(Order::Adopt(Box::new(arrival))).await;
         Ok(reader)
     }
+}
+
+/// The stream of lines that stands behind a session of polls.
+fn as_lines(listen: &Listen) -> Listen {
+    let (transport, format, carrier) = (Transport::Stream, Format::Json, Carrier::Body);
+    Listen { transport, format, carrier, ..listen.clone() }
 }
 
 /// A poller's answer as its loop wrote it, read into hyper's terms.
