@@ -25,7 +25,11 @@ pub struct Options {
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
     /// Its arguments; {addr} and {admin} become free addresses
-    #[arg(long, default_value = "serve --listen {addr} --admin-listen {admin}", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        default_value = "serve --listen {addr} --admin-listen {admin} --data-dir=",
+        allow_hyphen_values = true
+    )]
     server_args: String,
     /// What the server is compared with
     #[arg(long, value_enum, default_value_t = Reference::Raw)]
