@@ -71,6 +71,16 @@ fn laravel_echo() {
 }
 
 #[test]
+fn fanfare_js_behind_a_network_that_keeps_failing() {
+    let server = Server::start(&one_app("[[apps.history]]\nchannels = \"*\"\nmessages = 10000\nseconds = 300"));
+    let mut command = node_command("drops.mjs", &server);
+    command.args(["--subscribers", "5", "--seconds", "7", "--every", "3", "--for", "1"]);
+    // Node 20 has WebSockets, but only shows them when asked.
+    command.env("NODE_OPTIONS", "--experimental-websocket");
+    run(command);
+}
+
+#[test]
 fn pusher_js_in_chromium() {
     node("chromium.mjs", &Server::start(&one_app(FEATURES)));
 }
