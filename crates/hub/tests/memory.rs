@@ -269,6 +269,10 @@ impl World {
         log.expire(Instant::now());
         let kept: Vec<u32> = log.items[log.kept..].iter().map(|item| item.id).collect();
         assert_eq!(ids(&history), kept);
+        if history.now.position.offset == 0 && history.now.position.epoch > log.epoch.unwrap_or(0) {
+            // Whoever is subscribed is given a place even where nothing was published.
+            log.epoch = Some(history.now.position.epoch);
+        }
         self.cursors.push((history.now, channel, self.life));
     }
 
@@ -378,6 +382,25 @@ async fn in_a_quiet_channel_with_a_subscriber_nothing_was_missed_however_long() 
     assert_eq!(missed(&broker, &room, last.cursor(&room)).await, None, "forgotten");
     keep(&broker, &room, 2, KEPT).await;
     assert_eq!(missed(&broker, &room, last.cursor(&room)).await, None, "and it stays so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_hours_for_the_first_publication_has_missed_nothing() {
+    let broker = start();
+    let (room, other) = (key(0), key(1));
+    broker.subscribe(&room).await.unwrap();
+    let waiting = broker.history(&room, &Since::Now, 0).await.unwrap().now;
+    // All others are published to and forgotten.
+    for channel in 0..100 {
+        keep(&broker, &ChannelKey::new("1", &format!("room-{channel}")), 1, KEPT).await;
+    }
+    sleep(HOUR).await;
+    broker.unsubscribe(&room).await.unwrap();
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(missed(&broker, &room, waiting.cursor(&room)).await, Some(vec![]));
+    assert_eq!(missed(&broker, &other, waiting.cursor(&room)).await, None, "of that nobody kept account");
+    keep(&broker, &room, 1, KEPT).await;
+    assert_eq!(missed(&broker, &room, waiting.cursor(&room)).await, Some(vec![1]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -176,16 +176,14 @@ impl Table {
     /// What the channel holds since then. `settled` was asked for before the table's lock was taken.
     pub fn history(&mut self, key: &ChannelKey, since: &Since, limit: usize, settled: u64, now: Instant) -> History {
         let known = self.common.knows_since(since);
-        let Some(stream) = self.streams.get_mut(key) else {
-            let position = StreamPosition { epoch: self.common.life, offset: 0 };
-            let missed = matches!(since, Since::Cursor(cursor) if cursor.settled() < self.forgotten);
-            return History {
-                publications: Vec::new(),
-                now: Mark { position, stamp: 0, settled },
-                recovered: known && !missed,
-                held: Held::default(),
-            };
-        };
+        if !self.streams.contains_key(key) {
+            if !self.common.wants(key) {
+                return self.nothing(since, known, settled);
+            }
+            // A subscriber may come back after hours of silence: its place in a stream proves that nothing was missed.
+            stream(&mut self.streams, &self.common, self.forgotten, key, now);
+        }
+        let stream = self.streams.get_mut(key).expect("looked up or made above");
         let gone = stream.expire(now);
         let begin = match since {
             Since::Now => Some(stream.entries.len()),
@@ -201,6 +199,18 @@ impl Table {
         };
         self.account(key.app(), gone);
         history
+    }
+
+    /// What can be said of a channel that nothing is known of.
+    fn nothing(&self, since: &Since, known: bool, settled: u64) -> History {
+        let position = StreamPosition { epoch: self.common.life, offset: 0 };
+        let missed = matches!(since, Since::Cursor(cursor) if cursor.settled() < self.forgotten);
+        History {
+            publications: Vec::new(),
+            now: Mark { position, stamp: 0, settled },
+            recovered: known && !missed,
+            held: Held::default(),
+        }
     }
 
     /// Forgets what the channel holds, in a new epoch.
