@@ -32,6 +32,12 @@ fn pusher_js_in_node_over_xhr_polling() {
 }
 
 #[test]
+fn pusher_js_falls_back_by_itself() {
+    // With a transport named, the port of WebSockets is blocked.
+    run(over("xhr_streaming", "fallback.mjs", &Server::start(&one_app(FEATURES))));
+}
+
+#[test]
 fn pusher_js_in_node_over_tls() {
     let certificate = Certificate::new();
     run(secretly(&certificate, "ws", "pusher-js.mjs", &secret_server(&certificate)));

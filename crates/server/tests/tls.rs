@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -159,6 +160,109 @@ async fn http2_is_spoken_to_those_who_prefer_it() {
     assert_eq!(get(&mut http2, "https://localhost/apps/1/channels").await, StatusCode::UNAUTHORIZED);
 }
 
+#[test]
+fn a_stream_of_events_goes_through_tls() {
+    let secret = Secret::start("", &[]);
+    let mut stream = secret.server.tcp();
+    let head = format!("GET /sub/{KEY}/room HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("the request is sent");
+    let mut heard = String::new();
+    for wanted in ["fanfare:subscribed", "data: hello"] {
+        while !heard.contains(wanted) {
+            let mut chunk = [0; 4096];
+            let n = stream.read(&mut chunk).expect("an event in time");
+            assert!(n > 0, "closed after {heard:?}");
+            heard.push_str(std::str::from_utf8(&chunk[..n]).expect("events are text"));
+        }
+        secret.server.publish("room", "said", "hello");
+    }
+    assert!(heard.starts_with("HTTP/1.1 200 OK\r\n"), "{heard}");
+}
+
+#[test]
+fn long_polls_follow_each_other_through_tls() {
+    let secret = Secret::start("", &[]);
+    let mut stream = secret.server.tcp();
+    let mut cursor = String::new();
+    for n in 0..3 {
+        secret.server.publish("room", "said", &n.to_string());
+        let since = if cursor.is_empty() { "backtrack=1".to_owned() } else { format!("since={cursor}") };
+        let head = format!("GET /sub/{KEY}/room?transport=longpoll&{since} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("the request is sent");
+        let answer = support::Response::read(&mut stream, &mut Vec::new());
+        assert_eq!((answer.status, answer.body.as_str()), (200, n.to_string().as_str()));
+        cursor = answer.header("fanfare-cursor").expect("a cursor").to_owned();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn subscribers_share_one_http2_connection() {
+    let secret = Secret::start("", &[]);
+    let mut http2 = secret.http2().await;
+    let mut streams = Vec::new();
+    for (n, accept) in ["text/event-stream", "application/x-ndjson"].into_iter().cycle().take(20).enumerate() {
+        let uri = format!("https://localhost/sub/{KEY}/room-{n}?format=json");
+        let request = Request::get(uri).header("accept", accept).body(Empty::<Bytes>::new()).expect("a request");
+        http2.ready().await.expect("the connection is open");
+        let answer = http2.send_request(request).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert!(answer.headers()["content-type"].to_str().expect("text").starts_with(accept));
+        let mut body = answer.into_body();
+        await_in(&mut body, "fanfare:subscribed").await;
+        streams.push(body);
+    }
+    for (n, body) in streams.iter_mut().enumerate() {
+        secret.server.publish(&format!("room-{n}"), "said", &format!("hello {n}"));
+        await_in(body, &format!("hello {n}")).await;
+    }
+    let connections = || secret.server.metric("fanfare_connections");
+    assert_eq!(connections(), 20.0);
+    drop(streams);
+    let deadline = Instant::now() + PATIENCE;
+    while connections() > 0.0 {
+        assert!(Instant::now() < deadline, "readers that left are still counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_http2_reader_that_does_not_read_is_closed_and_its_neighbour_is_not() {
+    let secret = Secret::start("outbox_bytes_max = 65536", &[]);
+    let mut http2 = secret.http2().await;
+    let mut bodies = Vec::new();
+    for channel in ["loud", "quiet"] {
+        let uri = format!("https://localhost/sub/{KEY}/{channel}?transport=stream");
+        let request = Request::get(uri).body(Empty::<Bytes>::new()).expect("a request");
+        http2.ready().await.expect("the connection is open");
+        let mut body = http2.send_request(request).await.expect("an answer").into_body();
+        await_in(&mut body, "fanfare:subscribed").await;
+        bodies.push(body);
+    }
+    let data = "x".repeat(10_000);
+    let batch: Vec<_> = (0..10).map(|_| json!({"name": "said", "channel": "loud", "data": data})).collect();
+    let deadline = Instant::now() + 3 * PATIENCE;
+    while secret.server.metric("fanfare_connections") > 1.0 {
+        assert!(Instant::now() < deadline, "it is still open");
+        assert_eq!(secret.server.post("/batch_events", &json!({"batch": batch})).status, 200);
+    }
+    secret.server.publish("quiet", "said", "hello");
+    await_in(&mut bodies[1], "hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_stop_ends_http2_streams_in_order() {
+    let mut secret = Secret::start("drain_s = 1", &[]);
+    let mut http2 = secret.http2().await;
+    let uri = format!("https://localhost/sub/{KEY}/room?transport=stream&format=json");
+    let request = Request::get(uri).body(Empty::<Bytes>::new()).expect("a request");
+    let mut body = http2.send_request(request).await.expect("an answer").into_body();
+    await_in(&mut body, "fanfare:subscribed").await;
+    secret.server.signal("TERM");
+    await_in(&mut body, r#""reason":"drain""#).await;
+    assert!(body.frame().await.is_none_or(|frame| frame.is_ok()), "no error at the end");
+    assert!(secret.server.wait().success());
+}
+
 #[tokio::test]
 async fn http2_is_spoken_without_tls_to_those_who_know() {
     let server = Server::start(&one_app(""));
@@ -208,6 +312,17 @@ async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(socket: S) ->
         http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.expect("the server speaks HTTP/2");
     tokio::spawn(connection);
     sender
+}
+
+/// Reads until a text has come.
+async fn await_in(body: &mut Incoming, wanted: &str) {
+    let mut heard = String::new();
+    while !heard.contains(wanted) {
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await;
+        let frame = frame.unwrap_or_else(|_| panic!("no {wanted} in {heard:?}"));
+        let frame = frame.unwrap_or_else(|| panic!("the end, after {heard:?}")).expect("no error");
+        heard.push_str(std::str::from_utf8(frame.data_ref().expect("data")).expect("text"));
+    }
 }
 
 async fn get(http2: &mut http2::SendRequest<Empty<Bytes>>, uri: &str) -> StatusCode {
