@@ -134,10 +134,10 @@ impl Conn {
 
     /// Gives up the rarely needed part when nothing is in it any more.
     pub fn trim(&mut self) {
-        let empty = |more: &Box<More>| {
+        let empty = |more: &More| {
             more.unread.is_empty() && more.user.is_none() && more.members.is_empty() && more.joining.is_none()
         };
-        if !matches!(self.talk, Talk::Pusher { .. }) && self.more.as_ref().is_some_and(empty) {
+        if !matches!(self.talk, Talk::Pusher { .. }) && self.more.as_deref().is_some_and(empty) {
             self.more = None;
         }
     }

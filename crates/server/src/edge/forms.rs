@@ -174,7 +174,7 @@ fn of_feed(number: u8) -> (Framing, Format) {
         5 => Framing::Lines,
         _ => Framing::Answer,
     };
-    (framing, if (number - FEED) % 2 == 0 { Format::Raw } else { Format::Json })
+    (framing, if (number - FEED).is_multiple_of(2) { Format::Raw } else { Format::Json })
 }
 
 fn line(message: &[u8]) -> Bytes {

@@ -25,7 +25,7 @@ use crate::tokens::{self, BadToken, Claims, Tokens};
 pub const BACKTRACK_MAX: u32 = 10_000;
 
 /// The longest that a long-poll may ask to wait. Proxies give up after 60 s.
-const WAIT_S_MAX: u32 = 55;
+const WAIT_S_MAX: u32 = 60;
 
 /// How a subscriber is sent what is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub struct Listen {
     pub since: Option<Since>,
     /// What let it in, where something had to.
     pub claims: Option<Arc<Claims>>,
-    /// The page that asks, if it is a page.
+    /// The page that asks, if it is one that the app names: its requests may carry cookies, and it may read the answers.
     pub origin: Option<Box<str>>,
     /// It sent `If-None-Match`: an answer without news is 304.
     pub conditional: bool,
@@ -215,6 +215,13 @@ impl Reader {
         Some(self.listen(head, rest, Query(query)))
     }
 
+    /// The origin of a page that the app of this path names; pages of all others are strangers, who may read what is
+    /// public and nothing by a visitor's cookie.
+    pub fn named_origin<'o>(&self, path: &str, origin: Option<&'o str>) -> Option<&'o str> {
+        let key = self.rest_of(path)?.split('/').next()?;
+        named(&*self.apps.by_key(key)?, origin)
+    }
+
     /// Whether a path is one of ours.
     pub fn is_ours(&self, path: &str) -> bool {
         self.rest_of(path).is_some()
@@ -228,8 +235,9 @@ impl Reader {
     fn listen(&self, head: &impl Head, rest: &str, query: Query<'_>) -> Result<Listen, Refused> {
         let (key, names) = rest.split_once('/').unwrap_or((rest, ""));
         let app = self.apps.by_key(key).ok_or_else(|| Refused::App(shown(key)))?;
-        let origin = head.header("origin").map(|origin| origin.into_owned().into_boxed_str());
+        let origin = head.header("origin");
         self.check(&app, origin.as_deref())?;
+        let origin = named(&app, origin.as_deref()).map(Into::into);
         let transport = transport(head, &query)?;
         let claims = self.claims(head, &app, &query)?;
         let channels = channels(&app, names, claims.as_deref())?;
@@ -241,7 +249,7 @@ impl Reader {
         Ok(Listen {
             since: since(head, &query, &app)?.or_else(|| newest(transport, format)),
             format,
-            wait_s: number(&query, "wait", 1, WAIT_S_MAX, "seconds from 1 to 55")?,
+            wait_s: number(&query, "wait", 1, WAIT_S_MAX, "seconds from 1 to 60")?,
             sid: query.value("sid").map(|sid| sid.into_owned().into()),
             carrier: if head.is_http_11() { Carrier::Http11 } else { Carrier::Http10 },
             keep_alive: keeps_alive(head),
@@ -266,7 +274,7 @@ impl Reader {
 
     fn claims(&self, head: &impl Head, app: &App, query: &Query<'_>) -> Result<Option<Arc<Claims>>, Refused> {
         let authorization = head.header("authorization");
-        let cookies = head.header("cookie");
+        let cookies = head.header("cookie").filter(|_| is_at_home(head, app));
         let token = authorization.as_deref().and_then(tokens::bearer).map(Cow::Borrowed);
         let token = token.or_else(|| query.value("token")).or_else(|| Some(cookie(cookies.as_deref()?)?.into()));
         token.map(|token| Ok(Arc::new(self.tokens.verify(app, &token)?))).transpose()
@@ -386,6 +394,18 @@ fn keeps_alive(head: &impl Head) -> bool {
         connection.is_some_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
     };
     if head.is_http_11() { !says("close") } else { says("keep-alive") }
+}
+
+fn named<'o>(app: &App, origin: Option<&'o str>) -> Option<&'o str> {
+    origin.filter(|origin| !app.allowed_origins.is_empty() && app.origin_allowed(Some(origin)))
+}
+
+/// Whether a cookie speaks for whoever asks. A browser sends it along with what any page asks for, and WebSockets ask no
+/// leave; so the page must be our own, or one that the app names, or no page at all.
+fn is_at_home(head: &impl Head, app: &App) -> bool {
+    let Some(origin) = head.header("origin") else { return true };
+    let own = origin.split_once("://").map(|(_, host)| host);
+    named(app, Some(&origin)).is_some() || own == head.header("host").as_deref()
 }
 
 fn cookie(cookies: &str) -> Option<String> {

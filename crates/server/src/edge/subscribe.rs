@@ -44,6 +44,7 @@ impl Subscriptions {
     /// Answers one request.
     pub async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         let origin = request.headers().get("origin").and_then(|origin| origin.to_str().ok());
+        let origin = self.gatekeeper.reader.named_origin(request.uri().path(), origin);
         match *request.method() {
             Method::OPTIONS => return preflight(origin, "GET, OPTIONS"),
             Method::GET => {}
