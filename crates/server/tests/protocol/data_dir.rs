@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::{Value, json};
+
 use crate::support::{Server, one_app};
 
 /// A server with the one app whose data are here.
@@ -58,6 +60,37 @@ fn a_crash_leaves_nothing_of_what_came_before_it() {
     crashing.signal("KILL");
     crashing.wait();
     assert_eq!(first_event(&server(dir.path())), MISSED, "what came after it is unknown");
+}
+
+/// What a poller of these channels is answered.
+fn poll(server: &Server, since: &str) -> Value {
+    let target = format!("/sub/fanfare-key/room/hall?transport=poll&format=json{since}");
+    server.request("GET", &target, &[], "").json()
+}
+
+fn since(answer: &Value) -> String {
+    format!("&since={}", answer["cursor"].as_str().expect("an answer says where to go on from"))
+}
+
+#[test]
+fn readers_go_on_over_a_graceful_restart_and_are_warned_after_a_crash() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let first = server(dir.path());
+    first.publish("room", "said", "one");
+    let before = since(&poll(&first, ""));
+    first.publish("room", "said", "two");
+    first.publish("hall", "said", "three");
+    stop(first);
+    let mut second = server(dir.path());
+    second.publish("room", "said", "four");
+    let answer = poll(&second, &before);
+    let messages = answer["messages"].as_array().expect("a list");
+    let heard: Vec<&str> = messages.iter().filter_map(|message| message["data"].as_str()).collect();
+    assert_eq!((heard, &answer["recovered"]), (vec!["two", "three", "four"], &Value::Bool(true)));
+    second.signal("KILL");
+    second.wait();
+    let answer = poll(&server(dir.path()), &since(&answer));
+    assert_eq!((&answer["recovered"], &answer["messages"]), (&Value::Bool(false), &json!([])));
 }
 
 #[test]
