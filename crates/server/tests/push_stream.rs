@@ -36,8 +36,13 @@ mod push_stream {
 
         /// The same, with these lines in the app's table.
         fn start_app(app: &str, keys: &str) -> Face {
+            Face::start_with(app, keys, &[])
+        }
+
+        /// The same, with further arguments of `serve`.
+        fn start_with(app: &str, keys: &str, args: &[&str]) -> Face {
             let table = format!("[push_stream]\napp = \"{APP_ID}\"\nlisten = \"127.0.0.1:0\"\n{keys}\n");
-            let server = Server::start(&format!("{table}{}", one_app(app)));
+            let server = Server::start_with(&format!("{table}{}", one_app(app)), args);
             let log = server.log();
             let line = log.lines().find_map(|line| line.strip_prefix("push-stream http="));
             let addr = line.and_then(|addr| addr.parse().ok()).expect("the server says where it listens");

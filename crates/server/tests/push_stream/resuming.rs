@@ -95,3 +95,22 @@ fn no_more_is_kept_than_the_configuration_says() {
     face.stream("/sub/a.b5", &[]).expect("45");
     assert_eq!(face.get("/pub?id=a").json()["stored_messages"], 2);
 }
+
+#[test]
+fn a_graceful_restart_is_passed_over() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let args = ["--data-dir", data.path().to_str().expect("its path is text")];
+    let template = "[push_stream.streaming]\nmessage_template = \"~text~:~tag~:~time~|\"";
+    let mut first = Face::start_with("", template, &args);
+    first.publish("a", "1");
+    first.publish("a", "2");
+    let seen = message(&mut first.stream("/sub/a.b2", &[]));
+    assert_eq!(seen.0, "1");
+    first.server.signal("TERM");
+    assert!(first.server.wait().success());
+    let second = Face::start_with("", template, &args);
+    let mut stream = second.stream("/sub/a", &[("If-Modified-Since", &seen.2), ("If-None-Match", &seen.1)]);
+    assert_eq!(message(&mut stream).0, "2");
+    second.publish("a", "3");
+    assert_eq!(message(&mut stream).0, "3");
+}
