@@ -5,6 +5,7 @@
 mod api;
 mod app;
 mod apps;
+mod body;
 mod cli;
 mod config;
 mod data;

@@ -21,9 +21,9 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::Answer;
-use super::body;
 use super::route::Grant;
 use crate::apps::App;
+use crate::body;
 
 /// The 32 bytes from which the keys of encrypted channels are made. Fixed, as publishers need them too:
 /// `encryptionMasterKeyBase64` is `ZmFuZmFyZS1kZXZlbG9wbWVudC1tYXN0ZXIta2V5LTE=`.

@@ -8,7 +8,6 @@ use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Response, StatusCode};
 
 use super::auth::Denied;
-use super::body::BadBody;
 use super::dev::BadAsk;
 use super::events::BadEvent;
 use super::history::BadHistory;
@@ -16,6 +15,7 @@ use super::info::BadInfo;
 use super::json;
 use super::plain::BadPlain;
 use super::revoke::BadRevoke;
+use crate::body::BadBody;
 use crate::limits::RetryAfter;
 
 /// Seconds after which it is worth asking again when a store is away, or the app publishes faster than it is delivered.

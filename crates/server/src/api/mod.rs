@@ -8,7 +8,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `route` | what a path asks for |
-//! | `auth`, `body` | whether the app itself asks; reading a body within bounds |
+//! | `auth` | whether the app itself asks |
 //! | `events`, `publish` | what is posted, and its way into the hub |
 //! | `receipt` | where it went |
 //! | `plain`, `cors` | publishing with a secret or a token instead of a signature, also from pages |
@@ -20,7 +20,6 @@
 //! Not here: sockets and request heads (`edge`).
 
 mod auth;
-mod body;
 mod channels;
 mod cors;
 mod dev;
@@ -36,8 +35,6 @@ mod route;
 #[cfg(test)]
 mod tests;
 
-pub use body::{BadBody, read as read_body};
-
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -51,11 +48,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use self::auth::Denied;
-use self::body::Readable;
 use self::error::Refused;
 use self::publish::Publisher;
 use self::route::{Grant, Resource, Route};
 use crate::apps::{App, Apps};
+use crate::body::{self, Readable};
 use crate::config::Config;
 use crate::tokens::Tokens;
 

@@ -18,7 +18,6 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 
-use super::body::{self, Readable};
 use super::channels::Channels;
 use super::error::Refused;
 use super::events::{Event, Target, word};
@@ -26,6 +25,7 @@ use super::info::{Attributes, Info};
 use super::receipt::{Position, Receipt, Told};
 use super::{Answer, Api, cors};
 use crate::apps::App;
+use crate::body::{self, Readable};
 use crate::tokens::{BadToken, bearer};
 
 const METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS";

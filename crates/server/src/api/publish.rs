@@ -13,13 +13,14 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::Answer;
 use super::channels::Channels;
 use super::error::Refused;
 use super::events::{Event, Target};
 use super::info::{Attributes, Info};
 use super::receipt::{Receipt, Told};
-use super::{Answer, body};
 use crate::apps::App;
+use crate::body;
 
 /// How long a publisher waits for its app's earlier publications to be delivered. Beyond it, 503.
 const WINDOW_TIMEOUT: Duration = Duration::from_secs(5);

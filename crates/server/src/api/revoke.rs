@@ -6,8 +6,9 @@ use fanfare_proto::json::{self, BadObject, Text};
 use hyper::StatusCode;
 use serde::Deserialize;
 
-use super::{Answer, body};
+use super::Answer;
 use crate::apps::App;
+use crate::body;
 use crate::tokens::{BadRevocation, Tokens, Whose};
 
 /// Why nothing was revoked.

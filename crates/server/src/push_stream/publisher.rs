@@ -18,8 +18,8 @@ use super::info::{Format, detailed};
 use super::refusal::Refused;
 use super::switchboard::Deletion;
 use super::{PushStream, answer};
-use crate::api::{BadBody, read_body};
 use crate::apps::App;
+use crate::body::{self, BadBody};
 use crate::edge::Body;
 
 /// How long a publisher waits for its app's earlier publications to be delivered. Beyond it, 503.
@@ -84,7 +84,7 @@ impl PushStream {
     /// The body, if there is one.
     async fn text(&self, app: &App, body: Incoming) -> Result<Option<String>, Refused> {
         let bytes_max = app.limits.payload_bytes_max;
-        let bytes = match read_body(body, bytes_max).await {
+        let bytes = match body::read(body, bytes_max).await {
             Err(BadBody::TooLarge { .. }) => return Err(Refused::TooLarge { bytes_max }),
             read => read?,
         };

@@ -4,7 +4,7 @@ use fanfare_hub::{BrokerError, StoreError};
 use fanfare_proto::channel::BadName;
 use hyper::StatusCode;
 
-use crate::api::BadBody;
+use crate::body::BadBody;
 use crate::limits::RetryAfter;
 
 /// Every reason for which a request is refused. Its text is what `X-Nginx-PushStream-Explain` says.
