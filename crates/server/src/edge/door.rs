@@ -8,7 +8,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `head` | the first request head |
-//! | `serve` | a connection in hyper's hands |
+//! | `serve`, `idle` | a connection in hyper's hands, and when it stands idle |
 //! | `socket`, `rewind` | the sockets that are served so, and what was read of them before |
 //!
 //! Always true: a peer that sends nothing, or little by little, costs one small task for at most the head timeout.
@@ -41,6 +41,7 @@ use rewind::Rewind;
 use socket::Socket;
 
 pub mod head;
+mod idle;
 mod rewind;
 mod serve;
 mod socket;

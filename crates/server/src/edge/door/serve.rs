@@ -10,6 +10,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::watch;
 
+use super::idle::Traffic;
 use super::rewind::Rewind;
 use super::socket::Socket;
 use super::stopped;
@@ -81,14 +82,20 @@ where
         .max_header_list_size(HEADERS_BYTES_MAX)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT);
+    let traffic = Traffic::default();
+    let counted = traffic.clone();
+    let answer = move |request| {
+        let (request_under_way, answer) = (counted.begin(), answer(request));
+        async move { answer.await.map(|response| response.map(|body| request_under_way.with(body))) }
+    };
     let connection = builder.serve_connection(TokioIo::new(io), service_fn(answer));
     tokio::pin!(connection);
     tokio::select! {
-        _ = connection.as_mut() => {}
-        () = stopped(&mut stopping) => {
-            // GOAWAY: the peer opens nothing more here, and what is open goes on until its loop ends it.
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
+        _ = connection.as_mut() => return,
+        () = stopped(&mut stopping) => {}
+        () = traffic.idle(IDLE_TIMEOUT) => {}
     }
+    // GOAWAY: the peer opens nothing more here, and what is open goes on until its loop ends it.
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
 }
