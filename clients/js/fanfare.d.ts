@@ -29,6 +29,10 @@ export interface Options {
   openTimeout?: number;
   /** Seconds between two questions of the transport `poll`. */
   pollInterval?: number;
+  /** Seconds after which a connection was no accident: when it ends, the next attempt follows soon. */
+  stable?: number;
+  /** Seconds after which a transport that did not get through is tried again; longer each time. */
+  retryBlocked?: number;
   /** After how many seconds a hidden page lets its connection go; it resumes when it is shown. Never, by default. */
   suspendHidden?: number;
   /** Whether requests to another origin carry cookies. */
@@ -49,6 +53,8 @@ export interface Message {
   cursor?: string;
   /** The publisher's own name for it. */
   event_id?: string;
+  /** Who is behind a client event. */
+  user_id?: string;
   time_ms: number;
 }
 

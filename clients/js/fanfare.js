@@ -8,12 +8,9 @@
 const TRANSPORTS = ['ws', 'sse', 'stream', 'longpoll', 'poll'];
 const ACCEPT = { sse: 'text/event-stream', stream: 'application/x-ndjson' };
 
-/** What dies younger died young; a transport of which so many did in a row is taken for blocked. */
-const STABLE_MS = 5_000;
+/** A transport of which so many connections died young in a row is taken for blocked. */
 const SHORT_LIVES_MAX = 3;
 const BACKOFF_MS_MAX = 30_000;
-/** How long a blocked transport is left alone: at first, and at most. */
-const BLOCKED_MS = 5_000;
 const BLOCKED_MS_MAX = 600_000;
 const REMEMBERED_MS = 86_400_000;
 const LONGPOLL_S = 25;
@@ -51,6 +48,8 @@ export class Fanfare {
       heartbeat: 25,
       openTimeout: 8,
       pollInterval: 5,
+      stable: 5,
+      retryBlocked: 5,
       ...options,
     };
     this.#order = (options.transports ?? TRANSPORTS).filter((name) => name !== 'ws' || this.#options.WebSocket);
@@ -145,10 +144,11 @@ export class Fanfare {
     if (globalThis.navigator?.onLine === false) {
       return this.#rest('paused');
     }
-    const open = this.#order.filter((name) => !this.#isBlocked(name));
-    const transport = open.includes(this.#lastGood) ? this.#lastGood : open[0];
+    // From what worked downwards: what is better is tried beside it.
+    const lastGood = Math.max(this.#order.indexOf(this.#lastGood), 0);
+    const order = [...this.#order.slice(lastGood), ...this.#order];
     this.#setState('connecting');
-    this.#link = this.#open(transport);
+    this.#link = this.#open(order.find((name) => !this.#isBlocked(name)) ?? order[0]);
   }
 
   #try(transport) {
@@ -162,7 +162,7 @@ export class Fanfare {
     const until = (name) => this.#blocked[name]?.until ?? 0;
     const [first] = better.sort((a, b) => until(a) - until(b));
     if (first) {
-      this.#soon('seek', () => this.#next || this.#try(first), Math.max(until(first) - Date.now(), STABLE_MS));
+      this.#soon('seek', () => this.#next || this.#try(first), Math.max(until(first) - Date.now(), 1_000 * this.#options.stable));
     }
   }
 
@@ -183,7 +183,6 @@ export class Fanfare {
     if (link) {
       link.over = true;
       clearTimeout(link.watch);
-      clearInterval(link.pulse);
       link.abort.abort();
     }
   }
@@ -214,18 +213,13 @@ export class Fanfare {
 
   #socket(link) {
     return new Promise((_, reject) => {
-      const { WebSocket, heartbeat } = this.#options;
       const token = this.#token && { token: this.#token.text };
-      const socket = new WebSocket(this.#address(link, token).replace(/^http/, 'ws'));
+      const socket = new this.#options.WebSocket(this.#address(link, token).replace(/^http/, 'ws'));
       link.send = (message) => socket.send(JSON.stringify(message));
       link.abort.signal.addEventListener('abort', () => socket.close());
       socket.onmessage = ({ data }) => {
         link.alive();
         this.#hear(link, JSON.parse(data));
-      };
-      // Pages do not see the server's pings, so silence is only told from quiet by asking.
-      socket.onopen = () => {
-        link.pulse = setInterval(() => link.send({ ping: true }), 1_000 * heartbeat);
       };
       socket.onerror = socket.onclose = ({ code, reason }) =>
         reject({ message: reason, reconnect: !(code >= 4000 && code < 4100) });
@@ -287,7 +281,8 @@ export class Fanfare {
     const headers = { Accept: ACCEPT[link.transport] ?? 'application/json' };
     if (this.#token) {
       // A header stays out of logs. But to another origin it would cost a question before each request.
-      if ((globalThis.location?.origin ?? 'null') === 'null' || this.#url.startsWith(`${location.origin}/`)) {
+      const here = globalThis.location?.origin;
+      if (!here || this.#url.startsWith(`${here}/`)) {
         headers.Authorization = `Bearer ${this.#token.text}`;
       } else {
         more = { ...more, token: this.#token.text };
@@ -324,9 +319,6 @@ export class Fanfare {
         return this.#refused(link, message);
       case 'fanfare:closed':
         return this.#ended(link, { ...message, message: message.reason });
-      case 'fanfare:unsubscribed':
-      case 'fanfare:pong':
-        return;
     }
     this.#cursor = cursor ?? this.#cursor;
     if (!entry || !isNew(entry.seen, message)) {
@@ -376,7 +368,7 @@ export class Fanfare {
   }
 
   #refused(link, { channel, status, message }) {
-    if (status === 401) {
+    if (status === 401 && this.#options.token) {
       return this.#ended(link, { status, message });
     }
     this.#channels.delete(channel);
@@ -407,7 +399,7 @@ export class Fanfare {
   /** Whether life goes on without what was tried beside the present connection. */
   #declined(link, { status, message }) {
     const added = [...link.channels].filter((name) => !this.#link.channels.has(name));
-    if (status >= 400 && status < 500 && status !== 401 && added.length) {
+    if (status >= 400 && status < 500 && (status !== 401 || !this.#options.token) && added.length) {
       added.forEach((channel) => this.#refused(link, { channel, status, message }));
       return true;
     }
@@ -429,7 +421,7 @@ export class Fanfare {
       this.close();
       return this.#emit('error', { status: why.status, message: why.message });
     }
-    if (link.ready && Date.now() - link.ready >= STABLE_MS) {
+    if (link.ready && Date.now() - link.ready >= 1_000 * this.#options.stable) {
       this.#attempt = this.#shortLives = 0;
       delete this.#blocked[link.transport];
     } else if (!why.status && !why.reason && (!link.ready || ++this.#shortLives >= SHORT_LIVES_MAX)) {
@@ -453,7 +445,7 @@ export class Fanfare {
 
   #block(transport, times = 0) {
     const mark = (this.#blocked[transport] ??= { times });
-    const ms = Math.min(BLOCKED_MS * 2 ** mark.times++, BLOCKED_MS_MAX);
+    const ms = Math.min(1_000 * this.#options.retryBlocked * 2 ** mark.times++, BLOCKED_MS_MAX);
     mark.until = Date.now() + ms * (0.75 + Math.random() / 2);
     this.#shortLives = 0;
   }
@@ -495,7 +487,7 @@ export class Fanfare {
 
   #recall() {
     try {
-      const { transport, until } = JSON.parse(this.#storage.getItem(this.#url));
+      const { transport, until } = JSON.parse(this.#storage.getItem(`${this.#url} ${this.#order}`));
       const at = this.#order.indexOf(transport);
       if (until > Date.now() && at >= 0) {
         this.#lastGood = transport;
@@ -508,7 +500,8 @@ export class Fanfare {
 
   #remember() {
     try {
-      this.#storage.setItem(this.#url, JSON.stringify({ transport: this.#lastGood, until: Date.now() + REMEMBERED_MS }));
+      const memory = { transport: this.#lastGood, until: Date.now() + REMEMBERED_MS };
+      this.#storage.setItem(`${this.#url} ${this.#order}`, JSON.stringify(memory));
     } catch {
       // There is no memory, or it is full.
     }
@@ -580,7 +573,7 @@ function lifeOf(token) {
   try {
     const { exp, iat } = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
     const lifeMs = exp * 1_000 - (iat ? iat * 1_000 : Date.now());
-    return exp ? Math.max(lifeMs * 0.8, lifeMs - 30_000, STABLE_MS) : Infinity;
+    return exp ? Math.max(lifeMs * 0.8, lifeMs - 30_000) : Infinity;
   } catch {
     return Infinity;
   }
