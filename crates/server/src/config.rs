@@ -40,6 +40,9 @@ use written::{At, Place, Written, Wrong};
 /// The file that is read when it exists and no other is named.
 const DEFAULT_FILE: &str = "fanfare.toml";
 
+/// Where the demo page's comments are.
+pub const DEMO_CHANNEL: &str = "presence-demo";
+
 /// The development app's credentials: printed in the documentation, so no secret at all.
 const DEVELOPMENT_ID: &str = "1";
 const DEVELOPMENT_KEY: &str = "fanfare-key";
@@ -186,7 +189,12 @@ impl AppSettings {
     /// What runs when nothing was configured.
     fn development() -> AppSettings {
         let key = Key::new(DEVELOPMENT_KEY, DEVELOPMENT_SECRET);
-        AppSettings { name: "development".into(), client_events: true, ..AppSettings::new(DEVELOPMENT_ID, key) }
+        AppSettings {
+            name: "development".into(),
+            client_events: true,
+            history: vec![HistoryRule::of_the_demo()],
+            ..AppSettings::new(DEVELOPMENT_ID, key)
+        }
     }
 
     /// Whether it answers to the credentials that everybody knows.
@@ -202,6 +210,16 @@ pub struct HistoryRule {
     pub channels: ChannelPattern,
     /// What is kept of each; `None`: nothing.
     pub retention: Option<Retention>,
+}
+
+impl HistoryRule {
+    /// A thread of comments that is still there after a while.
+    fn of_the_demo() -> HistoryRule {
+        HistoryRule {
+            channels: ChannelPattern::parse(DEMO_CHANNEL, DEMO_CHANNEL.len()).expect("a channel's name"),
+            retention: Some(Retention { messages: 500, ttl: Duration::from_secs(3600), ..Retention::default() }),
+        }
+    }
 }
 
 /// How much of a channel's past is kept: as much as all three bounds allow.

@@ -1,9 +1,10 @@
-//! The demo page: a live room over stock pusher-js, served by this binary alone; and what is printed when it starts.
+//! The demo page: a live thread of comments, served by this binary alone; the client that it uses; and what is printed
+//! when it starts.
 //!
-//! The room works with the development app only, whose credentials stand in the page. With any other configuration `/`
+//! The thread works with the development app only, whose credentials stand in the page. With any other configuration `/`
 //! says that the server runs, and no more.
 //!
-//! Not here: the authorisation that the room asks for (`api::dev`).
+//! Not here: what the page asks for: tokens (`api::dev`), and a way to publish without a secret (`api`).
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -22,6 +23,7 @@ use crate::apps::Apps;
 const SNIPPETS_AT: (&str, &str) = ("127.0.0.1", "6001");
 
 const LISTEN_JS: &str = include_str!("../assets/snippets/listen.js");
+const HEAR_JS: &str = include_str!("../assets/snippets/hear.js");
 const PUBLISH_PY: &str = include_str!("../assets/snippets/publish.py");
 const PUBLISH_SH: &str = include_str!("../assets/snippets/publish.sh");
 
@@ -32,6 +34,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// The page, with the snippets in it.
 static ROOM: LazyLock<Bytes> = LazyLock::new(|| {
     let page = include_str!("../assets/demo.html")
+        .replace("{{hear.js}}", &escaped(HEAR_JS))
         .replace("{{listen.js}}", &escaped(LISTEN_JS))
         .replace("{{publish.py}}", &escaped(PUBLISH_PY))
         .replace("{{publish.sh}}", &escaped(PUBLISH_SH));
@@ -112,7 +115,8 @@ impl Asset {
 /// What `fanfare serve` prints for the development app: what is where, and lines to paste. They are not indented, as
 /// Python would take offence.
 pub fn banner(http: SocketAddr, admin: SocketAddr) -> String {
-    let [listen, python, curl] = [LISTEN_JS, PUBLISH_PY, PUBLISH_SH].map(|snippet| located(snippet, http));
+    let [hear, listen, python, curl] =
+        [HEAR_JS, LISTEN_JS, PUBLISH_PY, PUBLISH_SH].map(|snippet| located(snippet, http));
     format!(
         "
 Fanfare runs with its development app (id 1, key fanfare-key, secret fanfare-secret), for this machine only.
@@ -120,6 +124,8 @@ Fanfare runs with its development app (id 1, key fanfare-key, secret fanfare-sec
   demo     http://{http}/  (open it in two tabs)
   metrics  http://{admin}/metrics
 
+── listen with fanfare.js ──
+{hear}
 ── listen with pusher-js ──
 {listen}
 ── publish from Python ──
@@ -210,6 +216,7 @@ mod tests {
     #[test]
     fn snippets_name_the_development_app() {
         let app = apps().by_id("1").expect("the development app");
+        assert!(HEAR_JS.contains(&*app.first_key().key));
         assert!(LISTEN_JS.contains(&*app.first_key().key) && PUBLISH_PY.contains(&*app.first_key().key));
         assert!(PUBLISH_SH.contains(&format!("auth_key={}&", app.first_key().key)));
         assert!(app.first_key().secret.as_bytes() == b"fanfare-secret" && PUBLISH_SH.contains("-hmac fanfare-secret"));

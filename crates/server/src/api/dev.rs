@@ -1,4 +1,4 @@
-//! `/pusher/auth` and `/pusher/user-auth`: what an application's own server would answer, for clients under development.
+//! `/pusher/auth`, `/pusher/user-auth` and `/fanfare/token`: what an application's own server would answer, for clients under development.
 //!
 //! They let anybody in as anybody, so they exist for the development app alone, whose secret is public anyway and which
 //! is never served beyond this machine. Pages of any origin may ask.
@@ -24,10 +24,14 @@ use super::Answer;
 use super::route::Grant;
 use crate::apps::App;
 use crate::body;
+use crate::tokens;
 
 /// The 32 bytes from which the keys of encrypted channels are made. Fixed, as publishers need them too:
 /// `encryptionMasterKeyBase64` is `ZmFuZmFyZS1kZXZlbG9wbWVudC1tYXN0ZXIta2V5LTE=`.
 const MASTER_KEY: &[u8; 32] = b"fanfare-development-master-key-1";
+
+/// Short enough that a client under development is seen to fetch another one.
+const TOKEN_LIFE_S: u64 = 600;
 
 /// Why there is nothing to sign.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +106,7 @@ pub fn grant(app: &App, grant: Grant, headers: &HeaderMap, body: &[u8]) -> Answe
     Ok(match grant {
         Grant::Channel => super::ok(&channel_grant(app, &ask)?),
         Grant::User => super::ok(&user_grant(app, &ask)?),
+        Grant::Token => super::ok(&token_grant(app, &ask)?),
     })
 }
 
@@ -159,6 +164,28 @@ fn user_grant(app: &App, ask: &Ask) -> Result<UserGrant, BadAsk> {
         watchlist: ask.watchlist.as_deref(),
     });
     Ok(UserGrant { auth: signed(app, &user_text(socket, &user_data)), user_data })
+}
+
+#[derive(Debug, Serialize)]
+struct TokenGrant {
+    token: String,
+}
+
+fn token_grant(app: &App, ask: &Ask) -> Result<TokenGrant, BadAsk> {
+    #[derive(Serialize)]
+    struct Claims<'a> {
+        channels: [&'a str; 1],
+        sub: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        info: Option<&'a RawValue>,
+        iat: u64,
+        exp: u64,
+    }
+    let sub = ask.user_id.as_deref().ok_or(BadAsk::Missing("user_id"))?;
+    let iat = tokens::now_s();
+    let claims = Claims { channels: ["*"], sub, info: ask.user_info.as_deref(), iat, exp: iat + TOKEN_LIFE_S };
+    let pair = app.first_key();
+    Ok(TokenGrant { token: tokens::sign(&pair.key, &pair.secret, &to_json(&claims)) })
 }
 
 fn signed(app: &App, text: &str) -> String {
@@ -249,6 +276,20 @@ mod tests {
         let grant = user_grant(&app, &ask.expect("an object")).expect("signed");
         assert_eq!(grant.user_data, r#"{"id":"ann","user_info":{"a":1},"watchlist":["ben"]}"#);
         assert_eq!(grant.auth, signature(&format!("1.2::user::{}", grant.user_data)));
+    }
+
+    #[test]
+    fn a_token_reads_every_channel_for_a_while() {
+        let app = Apps::new(&Config::default()).by_id("1").expect("the development app");
+        let ask = Ask::parse_form("user_id=ann&user_info=%7B%22name%22%3A%22Ann%22%7D").expect("a form");
+        let claims = tokens::Tokens::default().verify(&app, &token_grant(&app, &ask).expect("signed").token);
+        let claims = claims.expect("a good token");
+        assert!(claims.may_read("presence-demo") && claims.may_read("private-a") && !claims.may_publish("a"));
+        assert_eq!((claims.sub.as_deref(), claims.info.as_deref()), (Some("ann"), Some(r#"{"name":"Ann"}"#)));
+        assert_eq!(claims.exp_s.saturating_sub(tokens::now_s()).div_ceil(60), 10);
+
+        let anonymous = token_grant(&app, &Ask::default()).expect_err("nobody");
+        assert_eq!(anonymous.to_string(), "user_id is missing");
     }
 
     #[test]

@@ -99,6 +99,7 @@ impl Api {
             }
             (_, Route::Grant(grant)) => self.grant(head, grant, body).await,
             (_, Route::Plain { key, channels }) => Ok(plain::answer(self, head, &key, &channels, body).await),
+            (_, Route::Demo(event)) => self.demo(head, event, body).await,
         }
     }
 
@@ -157,7 +158,7 @@ impl Api {
     }
 
     async fn grant<B: Readable>(&self, head: &Parts, grant: Grant, body: B) -> Answer {
-        let app = self.apps.all().into_iter().find(|app| app.is_development()).ok_or(Refused::Nowhere)?;
+        let app = self.development()?;
         if head.method == Method::OPTIONS {
             return Ok(dev::preflight(&head.headers));
         }
@@ -167,6 +168,19 @@ impl Api {
             .map_err(Refused::from)
             .and_then(|body| dev::grant(&app, grant, &head.headers, &body));
         Ok(dev::with_cors(granted.unwrap_or_else(|refused| refused.response())))
+    }
+
+    /// Publishes for the demo page, which must not hold a secret.
+    async fn demo<B: Readable>(&self, head: &Parts, event: &str, body: B) -> Answer {
+        let app = self.development()?;
+        check_method(&head.method, Method::POST)?;
+        let body = body::read(body, self.body_bytes_max).await?;
+        self.publisher.comment(&app, event, &body).await
+    }
+
+    /// The app of those who have configured none.
+    fn development(&self) -> Result<Arc<App>, Refused> {
+        self.apps.all().into_iter().find(|app| app.is_development()).ok_or(Refused::Nowhere)
     }
 }
 

@@ -21,6 +21,7 @@ use super::info::{Attributes, Info};
 use super::receipt::{Receipt, Told};
 use crate::apps::App;
 use crate::body;
+use crate::config::DEMO_CHANNEL;
 
 /// How long a publisher waits for its app's earlier publications to be delivered. Beyond it, 503.
 const WINDOW_TIMEOUT: Duration = Duration::from_secs(5);
@@ -86,6 +87,13 @@ impl Publisher {
         let mut response = Response::default();
         *response.status_mut() = StatusCode::ACCEPTED;
         Ok(response)
+    }
+
+    /// What the demo page says: the body is the data.
+    pub async fn comment(&self, app: &App, event: &str, body: &[u8]) -> Answer {
+        let event = Event::of_body(app, Some(event), DEMO_CHANNEL, None, body::text(body)?)?;
+        self.publish(app, &[event]).await?;
+        Ok(super::empty_object())
     }
 
     /// Where the event went is told to publishers that may post it again.

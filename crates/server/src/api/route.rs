@@ -27,6 +27,8 @@ pub enum Route<'p> {
         /// At least one.
         channels: Vec<Cow<'p, str>>,
     },
+    /// `/demo/…`: an event of the demo page, by its name.
+    Demo(&'static str),
 }
 
 /// What a client under development asks to be granted.
@@ -36,6 +38,8 @@ pub enum Grant {
     Channel,
     /// `/pusher/user-auth`: to be signed in.
     User,
+    /// `/fanfare/token`: to read every channel, as somebody.
+    Token,
 }
 
 /// Something of an app; names and ids are decoded.
@@ -69,6 +73,10 @@ impl<'p> Route<'p> {
         match path {
             "/pusher/auth" => return Some(Route::Grant(Grant::Channel)),
             "/pusher/user-auth" => return Some(Route::Grant(Grant::User)),
+            "/fanfare/token" => return Some(Route::Grant(Grant::Token)),
+            "/demo/comment" => return Some(Route::Demo("comment")),
+            "/demo/edit" => return Some(Route::Demo("edit")),
+            "/demo/delete" => return Some(Route::Demo("delete")),
             _ => {}
         }
         if let Some(rest) = path.strip_prefix("/users/") {
@@ -159,6 +167,8 @@ mod tests {
         assert_eq!(Route::parse("/apps/1/tokens/revoke"), of_app("1", Resource::RevokeTokens));
         assert_eq!(Route::parse("/pusher/auth"), Some(Route::Grant(Grant::Channel)));
         assert_eq!(Route::parse("/pusher/user-auth"), Some(Route::Grant(Grant::User)));
+        assert_eq!(Route::parse("/fanfare/token"), Some(Route::Grant(Grant::Token)));
+        assert_eq!(Route::parse("/demo/edit"), Some(Route::Demo("edit")));
     }
 
     #[test]
