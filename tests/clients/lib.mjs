@@ -144,8 +144,8 @@ export async function never(...promises) {
 }
 
 /** Waits until `condition` holds. */
-export async function until(condition, what) {
-  const deadline = Date.now() + PATIENCE_MS;
+export async function until(condition, what, patience_ms = PATIENCE_MS) {
+  const deadline = Date.now() + patience_ms;
   while (!(await condition())) {
     assert.ok(Date.now() < deadline, `waited in vain: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 20));

@@ -1,4 +1,4 @@
-//! The official Pusher libraries, unchanged and pinned, against the real server.
+//! The official Pusher libraries, unchanged and pinned, and our own client, against the real server.
 //!
 //! Each library has a driver in `tests/clients` that makes every call the library has and checks what comes of it. A
 //! driver is a program of its own: it is told where the server is, and its exit status is the result.
@@ -9,12 +9,15 @@ mod support;
 
 use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use support::{APP_ID, Certificate, KEY, SECRET, Server, one_app};
 
 /// The toggles that some calls need on. Everything else is as a new user finds it.
 const FEATURES: &str = "client_events = true\nsubscription_count = true";
+
+/// Enough for what is published while a client is away, on a machine that is busy.
+const HISTORY: &str = "[[apps.history]]\nchannels = \"*\"\nmessages = 10000\nbytes = 1048576";
 
 #[test]
 fn pusher_js_in_node() {
@@ -114,8 +117,106 @@ fn pusher_js_in_chromium_over_http2() {
 }
 
 #[test]
+fn fanfare_js_in_node() {
+    node("fanfare-node.mjs", &Server::start(&one_app(HISTORY)));
+}
+
+#[test]
+fn fanfare_js_in_chromium() {
+    node("fanfare-chromium.mjs", &Server::start(&one_app(HISTORY)));
+}
+
+#[test]
+fn fanfare_js_loses_nothing_in_a_graceful_restart() {
+    fanfare_js_and_a_restart("graceful", "TERM");
+}
+
+#[test]
+fn fanfare_js_tells_the_gap_after_a_crash() {
+    fanfare_js_and_a_restart("crash", "KILL");
+}
+
+fn fanfare_js_and_a_restart(kind: &str, signal: &str) {
+    let publish = |server: &Server, numbers: std::ops::Range<u32>| {
+        numbers.for_each(|number| server.publish("room", "message", &number.to_string()));
+    };
+    let mut restart = Restart::begin(&one_app(HISTORY), "fanfare-restart.mjs", kind);
+    restart.await_line("subscribed");
+    publish(&restart.server, 0..10);
+    restart.await_line("numbered");
+
+    restart.with(signal);
+
+    // What is published before they are back is theirs only if the server remembers where they were.
+    if kind == "crash" {
+        restart.await_line("gap");
+    }
+    publish(&restart.server, 10..20);
+    restart.end();
+}
+
+#[test]
 fn the_demo_page_in_chromium() {
     node("demo.mjs", &Server::start(""));
+}
+
+#[test]
+fn the_demo_page_loses_nothing_in_a_graceful_restart() {
+    the_demo_page_and_a_restart("graceful", "TERM");
+}
+
+#[test]
+fn the_demo_page_tells_the_gap_after_a_crash() {
+    the_demo_page_and_a_restart("crash", "KILL");
+}
+
+fn the_demo_page_and_a_restart(kind: &str, signal: &str) {
+    let mut restart = Restart::begin("", "demo-restart.mjs", kind);
+    restart.await_line("commented");
+    restart.with(signal);
+    let comment = r#"{"id":"away","by":"carl","name":"Carl","text":"while away","sent_ms":0}"#;
+    restart.server.publish("presence-demo", "comment", comment);
+    restart.end();
+}
+
+/// A driver whose server is restarted under it, on the same address and with the same data.
+struct Restart {
+    server: Server,
+    config: String,
+    data: tempfile::TempDir,
+    driver: Child,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Restart {
+    fn begin(config: &str, driver: &str, kind: &str) -> Restart {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let server = start_with_data(config, &data, "127.0.0.1:0");
+        let mut command = node_command(driver, &server);
+        let mut driver = command.env("RESTART", kind).stdout(Stdio::piped()).spawn().expect("node starts");
+        let said = BufReader::new(driver.stdout.take().expect("stdout is piped")).lines();
+        Restart { server, config: config.to_owned(), data, driver, said }
+    }
+
+    fn await_line(&mut self, wanted: &str) {
+        await_line(&mut self.said, wanted);
+    }
+
+    fn with(&mut self, signal: &str) {
+        self.server.signal(signal);
+        self.server.wait();
+        self.server = start_with_data(&self.config, &self.data, &self.server.addr.to_string());
+    }
+
+    fn end(mut self) {
+        self.said.by_ref().map_while(Result::ok).for_each(|line| println!("{line}"));
+        assert!(self.driver.wait().expect("node ends").success());
+    }
+}
+
+fn start_with_data(config: &str, data: &tempfile::TempDir, listen: &str) -> Server {
+    let data = data.path().to_str().expect("a path in UTF-8");
+    Server::start_on(&format!("drain_s = 1\n{config}"), &["--data-dir", data], listen)
 }
 
 fn node(driver: &str, server: &Server) {
@@ -160,7 +261,9 @@ fn driver_command(program: impl AsRef<Path>, driver: &str, server: &Server) -> C
         .env("FANFARE_PORT", server.addr.port().to_string())
         .env("FANFARE_APP_ID", APP_ID)
         .env("FANFARE_KEY", KEY)
-        .env("FANFARE_SECRET", SECRET);
+        .env("FANFARE_SECRET", SECRET)
+        // Node 20 has it, but only shows it when asked.
+        .env("NODE_OPTIONS", "--experimental-websocket");
     command
 }
 
