@@ -25,7 +25,7 @@ use hyper::header::{HeaderValue, SEC_WEBSOCKET_VERSION};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -308,6 +308,10 @@ impl<H: Http> Door<H> {
     }
 }
 
+/// How long a peer may take nothing of what it is sent, where hyper writes: it waits for a full socket without end, and would
+/// keep that for a reader who was given up long ago.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The address that a request came from, in its extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
@@ -323,8 +327,9 @@ pub async fn serve_only<H: Http>(
         let (http, stop) = (http.clone(), stop.clone());
         async move {
             let Ok(stream) = tokio::net::TcpStream::from_std(stream.into()) else { return };
-            // It fails when the peer has gone already.
+            // Both fail when the peer has gone already.
             let Ok(peer) = stream.peer_addr() else { return };
+            let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
             tokio::spawn(serve::http1(
                 Rewind::new(Bytes::new(), stream),
                 move |mut request| {
