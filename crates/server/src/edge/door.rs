@@ -32,7 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::certificates::HTTP2;
-use super::listen::Transport;
+use super::listen::{Listen, Refused, Transport};
 use super::sessions::Sessions;
 use super::upgrade::{Gatekeeper, Handshake, Head, handshake, is_upgrade};
 use super::{Admission, Arrival, Body, Loops, Order, Refusal, Returned, Stream};
@@ -209,26 +209,29 @@ impl<H: Http> Door<H> {
         if request.method != Some("GET") {
             return None;
         }
-        let (head, verdict) = match is_upgrade(&head) {
-            true => self.socket(&head)?,
-            false => (Vec::new(), Ok(self.subscriber(&head, bare)?)),
+        let (head, verdict) = match self.gatekeeper.reader.read(&head) {
+            // Whoever names another transport gets that, even if it offers to become a WebSocket.
+            Some(Ok(listen)) if listen.transport != Transport::Socket => {
+                (Vec::new(), Ok(self.subscriber(listen, bare)?))
+            }
+            listen if is_upgrade(&head) => self.socket(&head, listen)?,
+            _ => return None,
         };
         Some(Upgrade { head, unread: bytes[head_len..].to_vec(), verdict })
     }
 
     /// A WebSocket. A bad handshake is answered by hyper, like any other bad request; so is one that may not subscribe.
-    fn socket(&self, head: &impl Head) -> Option<(Vec<u8>, Verdict)> {
+    fn socket(&self, head: &impl Head, listen: Option<Result<Listen, Refused>>) -> Option<(Vec<u8>, Verdict)> {
         let handshake = handshake(head, self.gatekeeper.settings.deflate).ok()?;
-        let verdict = match self.gatekeeper.reader.read(head) {
+        let verdict = match listen {
             Some(listen) => self.gatekeeper.admit(listen.ok()?, handshake.deflates()),
             None => self.gatekeeper.decide(head, &handshake),
         };
         Some((handshake.response(), verdict))
     }
 
-    /// A subscriber by plain HTTP, if there is room and nothing to complain of; hyper says so otherwise.
-    fn subscriber(&self, head: &impl Head, bare: bool) -> Option<Admission> {
-        let listen = self.gatekeeper.reader.read(head)?.ok()?;
+    /// A subscriber by plain HTTP, if a loop can have its socket and there is room; hyper serves it or says so otherwise.
+    fn subscriber(&self, listen: Listen, bare: bool) -> Option<Admission> {
         let for_a_loop = listen.is_for_a_loop() && (bare || listen.transport != Transport::LongPoll);
         if !for_a_loop { None } else { self.gatekeeper.admit(listen, false).ok() }
     }
@@ -262,9 +265,13 @@ impl<H: Http> Door<H> {
         if request.method() != hyper::Method::GET || !is_upgrade(&head) {
             return self.answer_plain(request).await;
         }
+        let listen = self.gatekeeper.reader.read(&head);
+        if matches!(&listen, Some(Ok(listen)) if listen.transport != Transport::Socket) {
+            return self.answer_plain(request).await;
+        }
         match handshake(&head, self.gatekeeper.settings.deflate) {
             Ok(handshake) => {
-                let verdict = match self.gatekeeper.reader.read(&head) {
+                let verdict = match listen {
                     Some(Ok(listen)) => self.gatekeeper.admit(listen, handshake.deflates()),
                     Some(Err(_)) => return self.http.answer(request).await,
                     None => self.gatekeeper.decide(&head, &handshake),
