@@ -252,7 +252,7 @@ impl Reader {
             wait_s: number(&query, "wait", 1, WAIT_S_MAX, "seconds from 1 to 60")?,
             sid: query.value("sid").map(|sid| sid.into_owned().into()),
             carrier: if head.is_http_11() { Carrier::Http11 } else { Carrier::Http10 },
-            keep_alive: keeps_alive(head),
+            keep_alive: keeps_alive(head) && !has_body(head),
             app,
             channels,
             transport,
@@ -406,6 +406,12 @@ fn is_at_home(head: &impl Head, app: &App) -> bool {
     let Some(origin) = head.header("origin") else { return true };
     let own = origin.split_once("://").map(|(_, host)| host);
     named(app, Some(&origin)).is_some() || own == head.header("host").as_deref()
+}
+
+/// Nobody here reads a body, so what follows such a head must not be taken for another one.
+fn has_body(head: &impl Head) -> bool {
+    let length = head.header("content-length").is_some_and(|length| length.trim() != "0");
+    length || head.header("transfer-encoding").is_some()
 }
 
 fn cookie(cookies: &str) -> Option<String> {

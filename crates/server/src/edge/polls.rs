@@ -9,7 +9,7 @@
 use fanfare_hub::shard::ConnKey;
 use fanfare_proto::json::json_string_token;
 
-use super::conn::{Conn, Joining, Talk};
+use super::conn::{Joining, Talk};
 use super::desk::Desk;
 use super::door::head::{HEADERS_MAX, Parsed};
 use super::feed::{cursor_after, cursor_of, first_lines, merged};
@@ -125,12 +125,16 @@ impl Desk {
     /// Takes in requests on a connection that polls: one at a time, and none that is not a loop's. Returns how many bytes
     /// have been dealt with; the rest waits.
     pub fn hear_requests(&mut self, key: ConnKey, bytes: &[u8]) -> usize {
-        let waits = |conn: &mut Conn| matches!(&conn.talk, Talk::Polls(polls) if polls.lead.is_some());
-        if self.shard.wire(key).is_none_or(waits) {
+        let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &conn.talk) else { return bytes.len() };
+        if polls.lead.is_some() {
             if bytes.len() > HEAD_BYTES_MAX {
                 self.close(key, None, true);
             }
             return 0;
+        }
+        // Its last request has been answered; what it says now is no other one.
+        if !polls.keep_alive {
+            return bytes.len();
         }
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
