@@ -12,7 +12,7 @@ use fanfare_proto::ws::Assembler;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::forms::{Format, Framing};
+use super::forms::{self, Format, Framing};
 use super::stream::Stream;
 use crate::apps::Usage;
 use crate::limits::Bucket;
@@ -152,7 +152,11 @@ impl Wire for Conn {
     fn write(&mut self, parts: &[IoSlice<'_>]) -> Sent {
         match &mut self.talk {
             Talk::Polls(polls) if polls.lead.is_some() => {
-                let lead = polls.lead.take().expect("looked at above");
+                let mut lead = polls.lead.take().expect("looked at above");
+                // What nobody can resume from leaves a poller where it was, and it may not know where that is.
+                if !parts.first().is_some_and(|part| forms::has_cursor(part)) {
+                    forms::cursor_headers(&mut lead, polls.cursor.as_deref());
+                }
                 write_led(&mut self.stream, &lead, parts)
             }
             _ => self.stream.write(parts),

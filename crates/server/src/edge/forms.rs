@@ -264,13 +264,13 @@ pub fn raw_answer(frames: &Frames, cursor: Option<&str>, recovered: Option<bool>
     let body = payload(frames);
     let media_type = publication.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
     let mut out = Vec::with_capacity(body.len() + 320);
+    cursor_headers(&mut out, cursor);
     header(&mut out, "Content-Type", media_type);
     header(&mut out, "Fanfare-Event", &unescaped(event_token(frames)));
     if let Some(id) = publication.event_id.as_deref() {
         header(&mut out, "Fanfare-Event-Id", id);
     }
     recovered_header(&mut out, recovered);
-    cursor_headers(&mut out, cursor);
     finish(&mut out, body.as_bytes());
     out
 }
@@ -298,9 +298,9 @@ pub fn json_answer<'a>(
     }
     body.push(b'}');
     let mut out = Vec::with_capacity(body.len() + 256);
+    cursor_headers(&mut out, cursor);
     header(&mut out, "Content-Type", "application/json");
     recovered_header(&mut out, recovered);
-    cursor_headers(&mut out, cursor);
     finish(&mut out, &body);
     out
 }
@@ -312,7 +312,12 @@ pub fn recovered_header(out: &mut Vec<u8>, recovered: Option<bool>) {
     }
 }
 
-/// `ETag` and `Fanfare-Cursor`, both the cursor.
+/// Whether an answer says where its reader goes on.
+pub fn has_cursor(rest_of_answer: &[u8]) -> bool {
+    rest_of_answer.starts_with(b"ETag: ")
+}
+
+/// `ETag` and `Fanfare-Cursor`, both the cursor. They come first: see [`has_cursor`].
 pub fn cursor_headers(out: &mut Vec<u8>, cursor: Option<&str>) {
     if let Some(cursor) = cursor {
         header(out, "ETag", &format!("\"{cursor}\""));
