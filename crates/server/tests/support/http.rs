@@ -61,7 +61,8 @@ impl Response {
         response
     }
 
-    fn head(bytes: &[u8]) -> Self {
+    /// Reads a head that is whole.
+    pub fn head(bytes: &[u8]) -> Self {
         let text = std::str::from_utf8(bytes).expect("a head in UTF-8");
         let mut lines = text.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|status| status.parse().ok());
@@ -129,6 +130,7 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
     whole
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+/// Where something first stands.
+pub fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }

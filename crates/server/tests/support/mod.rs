@@ -19,17 +19,22 @@
 
 mod http;
 mod pusher;
+mod reader;
 mod server;
+pub mod sse;
 mod tunnel;
 mod websocket;
+mod wire;
 
 use std::time::Duration;
 
 pub use http::{Response, connect, request};
-pub use pusher::Socket;
+pub use pusher::{Socket, inner};
+pub use reader::{Reader, STREAMS, TRANSPORTS, Transport, target};
 pub use server::{Server, now_s};
 pub use tunnel::{Certificate, Tunnel, connect_tls};
 pub use websocket::{Frame, Refusal, WebSocket, masked_frame, opcode};
+pub use wire::{Body, Wire, head};
 
 /// How long a test waits for what should come at once, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(10);
