@@ -61,7 +61,7 @@ for (const name of TRANSPORTS) {
 test('two tabs hear the same, and the second begins with what worked in the first', async () => {
   const [channel, between, first] = [fresh('room'), await proxy(port), await visit(url)];
   between.block('ws');
-  await open(first, between.url, { channels: [channel] });
+  await open(first, between.url, { channels: [channel], retryBlocked: 60 });
   between.asked.length = 0;
   const second = await first.context().newPage();
   await second.goto(url);
