@@ -8,15 +8,20 @@ use std::sync::Arc;
 use fanfare_hub::ChannelKey;
 use fanfare_hub::mail::Entrance;
 use fanfare_hub::shard::{Sent, Wire};
+use fanfare_proto::cursor::Cursor;
 use fanfare_proto::ws::Assembler;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use super::forms::{self, Format, Framing};
+use super::listen::{Carrier, Page};
 use super::stream::Stream;
 use crate::apps::Usage;
 use crate::limits::Bucket;
 use crate::tokens::Claims;
+
+/// Answers up to this long leave in one piece.
+const ANSWER_BYTES: usize = 2048;
 
 /// A connection of a loop.
 #[derive(Debug)]
@@ -62,11 +67,13 @@ pub enum Talk {
 /// A connection that polls.
 #[derive(Debug)]
 pub struct Polls {
-    /// The first lines of the answer that it waits for; `None` between two requests.
-    pub lead: Option<Vec<u8>>,
+    /// It waits for an answer; else for its next request.
+    pub asks: bool,
     pub format: Format,
+    pub page: Page,
+    pub carrier: Carrier,
     /// Where it goes on if there is nothing to say.
-    pub cursor: Option<String>,
+    pub cursor: Option<Cursor>,
     /// It sent `If-None-Match`.
     pub conditional: bool,
     /// Another request may follow.
@@ -151,31 +158,41 @@ impl Conn {
 impl Wire for Conn {
     fn write(&mut self, parts: &[IoSlice<'_>]) -> Sent {
         match &mut self.talk {
-            Talk::Polls(polls) if polls.lead.is_some() => {
-                let mut lead = polls.lead.take().expect("looked at above");
-                // What nobody can resume from leaves a poller where it was, and it may not know where that is.
-                if !parts.first().is_some_and(|part| forms::has_cursor(part)) {
-                    forms::cursor_headers(&mut lead, polls.cursor.as_deref());
-                }
-                write_led(&mut self.stream, &lead, parts)
+            Talk::Polls(polls) if polls.asks => {
+                polls.asks = false;
+                write_answer(&mut self.stream, polls, parts)
             }
             _ => self.stream.write(parts),
         }
     }
 
     fn once(&self) -> bool {
-        matches!(&self.talk, Talk::Polls(polls) if polls.lead.is_some())
+        matches!(&self.talk, Talk::Polls(polls) if polls.asks)
     }
 }
 
 /// Writes the first lines of an answer before what all readers share. A socket that does not even take those has no room
 /// for a poller's answer, and never will: nothing else was written on it.
-fn write_led(stream: &mut Stream, lead: &[u8], parts: &[IoSlice<'_>]) -> Sent {
-    let mut all: SmallVec<[IoSlice<'_>; 4]> = SmallVec::with_capacity(parts.len() + 1);
-    all.push(IoSlice::new(lead));
-    all.extend_from_slice(parts);
-    match stream.write(&all) {
-        Sent::Took(n) if n >= lead.len() => Sent::Took(n - lead.len()),
+fn write_answer(stream: &mut Stream, polls: &Polls, parts: &[IoSlice<'_>]) -> Sent {
+    let mut answer = Vec::with_capacity(ANSWER_BYTES);
+    polls.first_lines(&mut answer, "200 OK");
+    // What nobody can resume from leaves a poller where it was, and it may not know where that is.
+    if !parts.first().is_some_and(|part| forms::has_cursor(part)) {
+        polls.cursor_headers(&mut answer);
+    }
+    let lead = answer.len();
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let sent = if lead + len <= ANSWER_BYTES {
+        // Copying little costs less than telling the kernel of two places.
+        parts.iter().for_each(|part| answer.extend_from_slice(part));
+        stream.write(&[IoSlice::new(&answer)])
+    } else {
+        let lead = [IoSlice::new(&answer)];
+        let all: SmallVec<[IoSlice<'_>; 4]> = lead.iter().chain(parts).copied().collect();
+        stream.write(&all)
+    };
+    match sent {
+        Sent::Took(n) if n >= lead => Sent::Took(n - lead),
         _ => Sent::Broken,
     }
 }

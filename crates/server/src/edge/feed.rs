@@ -24,7 +24,7 @@ use super::conn::{Awaited, Joining, Polls, Talk};
 use super::desk::Desk;
 use super::forms::{self, Format, Framing};
 use super::listen::{self, Carrier, Listen, Transport, Wanted};
-use super::polls::{poll_lead, refusal};
+use super::polls::refusal;
 use crate::tokens::{self, Claims};
 
 /// The base of the time after which a browser reconnects by itself; as much again is added at random, so that a
@@ -44,7 +44,7 @@ impl Desk {
     /// Begins what an admitted request asks for.
     pub fn listen(&mut self, key: ConnKey, listen: Listen) {
         let deadline_s = self.ends_s(&listen);
-        let lead = lead(&listen, self.salt ^ key.bits());
+        let random = self.salt ^ key.bits();
         let Some(conn) = self.shard.wire(key) else { return };
         conn.claims = listen.claims.clone();
         conn.deadline_s = deadline_s;
@@ -54,17 +54,10 @@ impl Desk {
             Transport::Sse => Talk::Stream(Framing::Sse),
             Transport::Stream if listen.carrier.is_chunked() => Talk::Stream(Framing::LinesChunked),
             Transport::Stream => Talk::Stream(Framing::Lines),
-            Transport::LongPoll | Transport::Poll => Talk::Polls(Box::new(Polls {
-                lead: Some(lead.clone()),
-                format: listen.format,
-                cursor: None,
-                conditional: listen.conditional,
-                keep_alive: listen.keep_alive,
-                waits: listen.transport == Transport::LongPoll,
-            })),
+            Transport::LongPoll | Transport::Poll => Talk::Polls(Box::new(Polls::of(&listen))),
         };
         if matches!(conn.talk, Talk::Stream(_)) {
-            conn.more().joining.get_or_insert_default().lead = lead;
+            conn.more().joining.get_or_insert_default().lead = lead(&listen, random);
         }
         if !self.is_live_at_once(key, &listen) {
             self.subscribe_all(key, listen.channels, listen.since);
@@ -82,7 +75,7 @@ impl Desk {
             return false;
         }
         self.shard.subscribe(key, channel.as_str(), Traits::default(), false);
-        self.set_poll_cursor(key, cursor.to_string());
+        self.set_poll_cursor(key, cursor.clone());
         true
     }
 
@@ -183,7 +176,7 @@ impl Desk {
             self.shard.send(key, lead.into());
         }
         let nothing_missed = entered.iter().all(|(_, entrance)| missed(entrance).is_empty());
-        let cursor = nothing_missed.then(|| cursor_of(&entered)).flatten();
+        let cursor = nothing_missed.then(|| cursor_of(&entered)).flatten().map(|cursor| cursor.to_string());
         for (awaited, entrance) in &entered {
             let roster = entrance.roster.as_ref().map(|(json, _)| json.as_str());
             let recovered = entrance.replay.as_ref().filter(|_| awaited.resumes).map(|replay| replay.recovered);
@@ -267,9 +260,9 @@ impl Desk {
                 }
                 words
             }
-            Talk::Polls(polls) => match polls.lead.take() {
-                Some(_) => refusal(503, farewell.reason, false),
-                None => Vec::new(),
+            Talk::Polls(polls) => match std::mem::take(&mut polls.asks) {
+                true => refusal(503, farewell.reason, false),
+                false => Vec::new(),
             },
             Talk::Echo | Talk::Pusher { .. } => Vec::new(),
         }
@@ -343,11 +336,10 @@ fn control(framing: Framing, id: Option<&str>, event: &str, object: impl FnOnce(
     out
 }
 
-/// What a response begins with: of a stream, head and opening; of a long-poll, the lines that differ between readers.
+/// What a stream begins with: head and opening.
 fn lead(listen: &Listen, random: u64) -> Vec<u8> {
     let opening = match listen.transport {
-        Transport::Socket => return Vec::new(),
-        Transport::LongPoll | Transport::Poll => return poll_lead(listen),
+        Transport::Socket | Transport::LongPoll | Transport::Poll => return Vec::new(),
         Transport::Sse => format!(":ok\nretry: {}\n\n", RETRY_MS + random % (2 * RETRY_MS)),
         Transport::Stream => String::new(),
     };
@@ -363,7 +355,9 @@ fn lead(listen: &Listen, random: u64) -> Vec<u8> {
 }
 
 fn stream_head(listen: &Listen) -> Vec<u8> {
-    let mut out = first_lines(listen);
+    let mut out = b"HTTP/1.1 200 OK\r\n".to_vec();
+    out.extend_from_slice(listen::UNBUFFERED);
+    listen.page.cors(&mut out);
     let media_type = match (listen.transport, listen.format) {
         (Transport::Sse, _) => "text/event-stream; charset=utf-8",
         (_, Format::Json) => "application/x-ndjson",
@@ -376,24 +370,16 @@ fn stream_head(listen: &Listen) -> Vec<u8> {
     out
 }
 
-/// The first lines of an answer that is one.
-pub fn first_lines(listen: &Listen) -> Vec<u8> {
-    let mut out = b"HTTP/1.1 200 OK\r\n".to_vec();
-    out.extend_from_slice(listen::UNBUFFERED);
-    listen::cors(&mut out, listen.origin.as_deref());
-    out
-}
-
 /// Where a reader stands that has been shown everything so far.
-pub fn cursor_of(entered: &[(Awaited, Entrance)]) -> Option<String> {
+pub fn cursor_of(entered: &[(Awaited, Entrance)]) -> Option<Cursor> {
     let settled = settled(entered)?;
     let places = replays(entered).map(|(key, replay)| replay.now.place(key));
-    Some(Cursor::of(places, settled).to_string())
+    Some(Cursor::of(places, settled))
 }
 
 /// Where a reader stands that has been shown the oldest of what it missed, and nothing else. That one's own cursor would not
 /// do: of two that were published at the same moment, each may have to be replayed after the other.
-pub fn cursor_after(entered: &[(Awaited, Entrance)], oldest: &Frames) -> Option<String> {
+pub fn cursor_after(entered: &[(Awaited, Entrance)], oldest: &Frames) -> Option<Cursor> {
     let mark = oldest.mark()?;
     // All that is older has been shown to this reader, as far as it was there to be read.
     let settled = settled(entered)?.min(mark.stamp).max(mark.settled);
@@ -402,7 +388,7 @@ pub fn cursor_after(entered: &[(Awaited, Entrance)], oldest: &Frames) -> Option<
         None => replay.now.place(key),
     });
     let own = mark.place(oldest.key());
-    Some(Cursor::of([own].into_iter().chain(places), settled).to_string())
+    Some(Cursor::of([own].into_iter().chain(places), settled))
 }
 
 /// Up to which stamp all that there was has been read.

@@ -42,6 +42,41 @@ pub enum Transport {
     Poll,
 }
 
+/// Who is to be let read an answer by its browser (Fetch standard, "CORS protocol").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// No page asks, so nothing has to be said.
+    None,
+    /// A page that the app does not name: it may read what is public, and nothing by a visitor's cookie.
+    Stranger,
+    /// A page of this origin, which the app names.
+    Named(Box<str>),
+}
+
+impl Page {
+    /// The page of a request with this `Origin`.
+    pub fn of(app: &App, origin: Option<&str>) -> Page {
+        match (origin, named(app, origin)) {
+            (None, _) => Page::None,
+            (Some(_), None) => Page::Stranger,
+            (_, Some(named)) => Page::Named(named.into()),
+        }
+    }
+
+    /// Adds the lines of a response's head that let it read the response.
+    pub fn cors(&self, out: &mut Vec<u8>) {
+        match self {
+            Page::None => return,
+            Page::Stranger => out.extend_from_slice(b"Access-Control-Allow-Origin: *\r\n"),
+            Page::Named(origin) => {
+                super::forms::header(out, "Access-Control-Allow-Origin", origin);
+                out.extend_from_slice(b"Access-Control-Allow-Credentials: true\r\nVary: Origin\r\n");
+            }
+        }
+        out.extend_from_slice(EXPOSED);
+    }
+}
+
 /// What an answer is written on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
@@ -86,8 +121,8 @@ pub struct Listen {
     pub since: Option<Since>,
     /// What let it in, where something had to.
     pub claims: Option<Arc<Claims>>,
-    /// The page that asks, if it is one that the app names: its requests may carry cookies, and it may read the answers.
-    pub origin: Option<Box<str>>,
+    /// The page that asks, if it is a page.
+    pub page: Page,
     /// It sent `If-None-Match`: an answer without news is 304.
     pub conditional: bool,
     /// What its answer is written on.
@@ -215,11 +250,13 @@ impl Reader {
         Some(self.listen(head, rest, Query(query)))
     }
 
-    /// The origin of a page that the app of this path names; pages of all others are strangers, who may read what is
-    /// public and nothing by a visitor's cookie.
-    pub fn named_origin<'o>(&self, path: &str, origin: Option<&'o str>) -> Option<&'o str> {
-        let key = self.rest_of(path)?.split('/').next()?;
-        named(&*self.apps.by_key(key)?, origin)
+    /// The page that asks for this path, for answers to requests that were not read further.
+    pub fn page(&self, path: &str, origin: Option<&str>) -> Page {
+        let app = self.rest_of(path).and_then(|rest| self.apps.by_key(rest.split('/').next()?));
+        match app {
+            Some(app) => Page::of(&app, origin),
+            None => origin.map_or(Page::None, |_| Page::Stranger),
+        }
     }
 
     /// Whether a path is one of ours.
@@ -237,7 +274,7 @@ impl Reader {
         let app = self.apps.by_key(key).ok_or_else(|| Refused::App(shown(key)))?;
         let origin = head.header("origin");
         self.check(&app, origin.as_deref())?;
-        let origin = named(&app, origin.as_deref()).map(Into::into);
+        let page = Page::of(&app, origin.as_deref());
         let transport = transport(head, &query)?;
         let claims = self.claims(head, &app, &query)?;
         let channels = channels(&app, names, claims.as_deref())?;
@@ -257,7 +294,7 @@ impl Reader {
             channels,
             transport,
             claims,
-            origin,
+            page,
             conditional,
         })
     }
@@ -430,18 +467,7 @@ impl<'q> Query<'q> {
     }
 }
 
-/// The lines of a response's head that let pages read it.
-pub fn cors(out: &mut Vec<u8>, origin: Option<&str>) {
-    match origin {
-        Some(origin) => {
-            super::forms::header(out, "Access-Control-Allow-Origin", origin);
-            out.extend_from_slice(b"Access-Control-Allow-Credentials: true\r\nVary: Origin\r\n");
-        }
-        None => out.extend_from_slice(b"Access-Control-Allow-Origin: *\r\n"),
-    }
-    out.extend_from_slice(EXPOSED);
-}
-
+/// The headers that a page may read, beyond those that all may.
 const EXPOSED: &[u8] = b"Access-Control-Expose-Headers: ETag, Fanfare-Cursor, Fanfare-Recovered, Fanfare-Event, \
 Fanfare-Event-Id, Fanfare-Sid, Retry-After\r\n";
 

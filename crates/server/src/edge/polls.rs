@@ -7,14 +7,15 @@
 //! Not here: what all subscribers of `/sub` have in common (`feed`).
 
 use fanfare_hub::shard::ConnKey;
+use fanfare_proto::cursor::Cursor;
 use fanfare_proto::json::json_string_token;
 
-use super::conn::{Joining, Talk};
+use super::conn::{Joining, Polls, Talk};
 use super::desk::Desk;
 use super::door::head::{HEADERS_MAX, Parsed};
-use super::feed::{cursor_after, cursor_of, first_lines, merged};
+use super::feed::{cursor_after, cursor_of, merged};
 use super::forms::{self, Format};
-use super::listen::{self, Carrier, Listen};
+use super::listen::{self, Carrier, Listen, Page, Transport};
 use super::upgrade::is_upgrade;
 
 /// Input that may wait while a long-poll does: the next request's head.
@@ -34,7 +35,7 @@ impl Desk {
         let cursor = cursor_of(entered);
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
         polls.cursor = cursor.clone();
-        let waits = polls.waits;
+        let (waits, cursor) = (polls.waits, cursor.map(|cursor| cursor.to_string()));
         if missed.is_empty() && recovered != Some(false) {
             return if waits { self.go_live(key, entered) } else { self.answer_nothing(key) };
         }
@@ -42,9 +43,11 @@ impl Desk {
             (Format::Json, _) => {
                 forms::json_answer(missed.iter().map(|frames| &**frames), cursor.as_deref(), recovered)
             }
-            (Format::Raw, Some(oldest)) => {
-                forms::raw_answer(oldest, cursor_after(entered, oldest).as_deref(), recovered)
-            }
+            (Format::Raw, Some(oldest)) => forms::raw_answer(
+                oldest,
+                cursor_after(entered, oldest).map(|cursor| cursor.to_string()).as_deref(),
+                recovered,
+            ),
             (Format::Raw, None) => return self.answer_without_content(key, recovered),
         };
         self.answer(key, answer);
@@ -53,7 +56,7 @@ impl Desk {
     /// Sends the rest of an answer behind its first lines, and is done with this request.
     fn answer(&mut self, key: ConnKey, rest: Vec<u8>) {
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &conn.talk) else { return };
-        if polls.lead.is_none() {
+        if !polls.asks {
             return;
         }
         self.shard.rest(key);
@@ -64,12 +67,13 @@ impl Desk {
     fn answer_without_content(&mut self, key: ConnKey, recovered: Option<bool>) {
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
         let status = if polls.conditional && recovered.is_none() { "304 Not Modified" } else { "204 No Content" };
-        let Some(mut head) = polls.lead.take() else { return };
-        // The lead was made for an answer with content.
-        let end_of_line = head.windows(2).position(|pair| pair == b"\r\n").unwrap_or(0);
-        head.splice(..end_of_line, format!("HTTP/1.1 {status}").into_bytes());
+        if !std::mem::take(&mut polls.asks) {
+            return;
+        }
+        let mut head = Vec::with_capacity(256);
+        polls.first_lines(&mut head, status);
         forms::recovered_header(&mut head, recovered);
-        forms::cursor_headers(&mut head, polls.cursor.as_deref());
+        polls.cursor_headers(&mut head);
         head.extend_from_slice(b"\r\n");
         self.answer_whole(key, head);
     }
@@ -77,7 +81,7 @@ impl Desk {
     /// Sends an answer, first lines and all.
     pub fn answer_whole(&mut self, key: ConnKey, answer: Vec<u8>) {
         if let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) {
-            polls.lead = None;
+            polls.asks = false;
         }
         self.shard.rest(key);
         self.shard.send(key, answer.into());
@@ -89,7 +93,8 @@ impl Desk {
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
         match (polls.format, polls.conditional) {
             (Format::Json, false) => {
-                let answer = forms::json_answer(std::iter::empty(), polls.cursor.as_deref(), None);
+                let cursor = polls.cursor.as_ref().map(Cursor::to_string);
+                let answer = forms::json_answer(std::iter::empty(), cursor.as_deref(), None);
                 self.answer(key, answer);
             }
             _ => self.answer_without_content(key, None),
@@ -116,7 +121,7 @@ impl Desk {
     }
 
     /// Where it goes on if there is nothing to say.
-    pub fn set_poll_cursor(&mut self, key: ConnKey, cursor: String) {
+    pub fn set_poll_cursor(&mut self, key: ConnKey, cursor: Cursor) {
         if let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) {
             polls.cursor = Some(cursor);
         }
@@ -126,7 +131,7 @@ impl Desk {
     /// have been dealt with; the rest waits.
     pub fn hear_requests(&mut self, key: ConnKey, bytes: &[u8]) -> usize {
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &conn.talk) else { return bytes.len() };
-        if polls.lead.is_some() {
+        if polls.asks {
             if bytes.len() > HEAD_BYTES_MAX {
                 self.close(key, None, true);
             }
@@ -166,16 +171,41 @@ impl Desk {
     }
 }
 
-/// The lines of an answer that differ between readers.
-pub fn poll_lead(listen: &Listen) -> Vec<u8> {
-    let mut out = first_lines(listen);
-    let connection: &[u8] = match (listen.carrier, listen.keep_alive) {
-        (Carrier::Http10, true) => b"Connection: keep-alive\r\n",
-        (_, true) => b"",
-        (_, false) => b"Connection: close\r\n",
-    };
-    out.extend_from_slice(connection);
-    out
+impl Polls {
+    /// A connection that asks for this.
+    pub fn of(listen: &Listen) -> Polls {
+        Polls {
+            asks: true,
+            format: listen.format,
+            page: listen.page.clone(),
+            carrier: listen.carrier,
+            cursor: None,
+            conditional: listen.conditional,
+            keep_alive: listen.keep_alive,
+            waits: listen.transport == Transport::LongPoll,
+        }
+    }
+
+    /// The lines of an answer that differ between readers.
+    pub fn first_lines(&self, out: &mut Vec<u8>, status: &str) {
+        for part in ["HTTP/1.1 ", status, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        out.extend_from_slice(listen::UNBUFFERED);
+        self.page.cors(out);
+        let connection: &[u8] = match (self.carrier, self.keep_alive) {
+            (Carrier::Http10, true) => b"Connection: keep-alive\r\n",
+            (_, true) => b"",
+            (_, false) => b"Connection: close\r\n",
+        };
+        out.extend_from_slice(connection);
+    }
+
+    /// Where it goes on.
+    pub fn cursor_headers(&self, out: &mut Vec<u8>) {
+        let cursor = self.cursor.as_ref().map(Cursor::to_string);
+        forms::cursor_headers(out, cursor.as_deref());
+    }
 }
 
 /// A refusal that came too late for the door.
@@ -184,7 +214,7 @@ pub fn refusal(status: u16, message: &str, keep_alive: bool) -> Vec<u8> {
     let body = format!("{{\"error\":{}}}", json_string_token(message));
     let mut out = format!("HTTP/1.1 {reason}\r\n").into_bytes();
     out.extend_from_slice(listen::UNBUFFERED);
-    listen::cors(&mut out, None);
+    Page::Stranger.cors(&mut out);
     forms::header(&mut out, "Content-Type", "application/json");
     forms::header(&mut out, "Retry-After", "1");
     forms::header(&mut out, "Content-Length", &body.len().to_string());

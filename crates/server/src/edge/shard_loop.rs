@@ -586,7 +586,7 @@ impl ShardLoop {
                 return self.desk.close_with(key, CloseCode::UNAUTHORIZED, message, None);
             }
             Talk::Socket | Talk::Stream(_) if over => return self.desk.end_feed(key, Farewell::TOKEN_EXPIRED),
-            Talk::Polls(polls) if over && polls.lead.is_some() => return self.desk.answer_nothing(key),
+            Talk::Polls(polls) if over && polls.asks => return self.desk.answer_nothing(key),
             Talk::Polls(_) if over => return self.desk.close(key, None, true),
             Talk::Polls(_) => return,
             Talk::Stream(framing) => {

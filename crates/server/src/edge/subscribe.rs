@@ -17,7 +17,7 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 
 use super::door::head::{HEADERS_MAX, HyperHead};
 use super::forms::Format;
-use super::listen::{self, Carrier, Listen, Refused, Transport};
+use super::listen::{self, Carrier, Listen, Page, Refused, Transport};
 use super::pipe::PipeReader;
 use super::pollers::{Answer, Over, Pollers, Session};
 use super::upgrade::Gatekeeper;
@@ -44,16 +44,16 @@ impl Subscriptions {
     /// Answers one request.
     pub async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         let origin = request.headers().get("origin").and_then(|origin| origin.to_str().ok());
-        let origin = self.gatekeeper.reader.named_origin(request.uri().path(), origin);
+        let page = &self.gatekeeper.reader.page(request.uri().path(), origin);
         match *request.method() {
-            Method::OPTIONS => return preflight(origin, "GET, OPTIONS"),
+            Method::OPTIONS => return preflight(page, "GET, OPTIONS"),
             Method::GET => {}
-            _ => return refusal(origin, StatusCode::METHOD_NOT_ALLOWED, "expected GET"),
+            _ => return refusal(page, StatusCode::METHOD_NOT_ALLOWED, "expected GET"),
         }
         match self.gatekeeper.reader.read(&HyperHead(request)) {
             Some(Ok(listen)) => self.serve(listen).await,
-            Some(Err(refused)) => refused_response(origin, &refused),
-            None => refused_response(origin, &Refused::NoChannel),
+            Some(Err(refused)) => refused_response(page, &refused),
+            None => refused_response(page, &Refused::NoChannel),
         }
     }
 
@@ -62,10 +62,10 @@ impl Subscriptions {
             return self.serve_poller(listen).await;
         }
         listen.carrier = Carrier::Body;
-        let (transport, format, origin) = (listen.transport, listen.format, listen.origin.clone());
+        let (transport, format, page) = (listen.transport, listen.format, listen.page.clone());
         let reader = match self.adopt(listen).await {
             Ok(reader) => reader,
-            Err(refusal) => return full(origin.as_deref(), &refusal),
+            Err(refusal) => return full(&page, &refusal),
         };
         let media_type = match (transport, format) {
             (Transport::LongPoll | Transport::Poll | Transport::Socket, _) => return whole(reader).await,
@@ -74,19 +74,19 @@ impl Subscriptions {
             (Transport::Stream, Format::Raw) => "text/plain; charset=utf-8",
         };
         let mut response = Response::new(Body::from(reader));
-        head(response.headers_mut(), origin.as_deref());
+        head(response.headers_mut(), &page);
         response.headers_mut().insert("content-type", HeaderValue::from_static(media_type));
         response
     }
 
     /// Answers one poll of presence channels, whose session goes on until the next.
     async fn serve_poller(&self, listen: Listen) -> Response<Body> {
-        let origin = listen.origin.as_deref();
+        let page = &listen.page;
         let (name, session) = match self.pollers.take_up(&listen) {
             Some(known) => known,
             None => match self.adopt(as_lines(&listen)).await {
                 Ok(reader) => (self.pollers.name(), Session::new(&listen, reader)),
-                Err(refusal) => return full(origin, &refusal),
+                Err(refusal) => return full(page, &refusal),
             },
         };
         let wait_s = listen.wait_s.unwrap_or(self.gatekeeper.settings.longpoll_s);
@@ -97,13 +97,13 @@ impl Subscriptions {
             Ok(Answer::Nothing(rest)) => ("204 No Content", [&rest[..], b"\r\n"].concat()),
             Err(Over { status, message }) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-                return refusal(origin, status, &message);
+                return refusal(page, status, &message);
             }
         };
         let mut answer = format!("HTTP/1.1 {status}\r\n").into_bytes();
         answer.append(&mut rest);
         let mut response = parse(&answer).expect("an answer of ours is whole");
-        head(response.headers_mut(), origin);
+        head(response.headers_mut(), page);
         response
     }
 
@@ -134,7 +134,7 @@ async fn whole(mut reader: PipeReader) -> Response<Body> {
         match poll_fn(|cx| reader.poll_read(cx)).await {
             Some(more) => bytes.extend_from_slice(&more),
             // The loop ended first: the process stops, or the app has gone.
-            None => return refusal(None, StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
+            None => return refusal(&Page::Stranger, StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
         }
     }
 }
@@ -160,24 +160,24 @@ fn parse(bytes: &[u8]) -> Option<Response<Body>> {
     Some(response)
 }
 
-fn refused_response(origin: Option<&str>, refused: &Refused) -> Response<Body> {
+fn refused_response(page: &Page, refused: &Refused) -> Response<Body> {
     let status = StatusCode::from_u16(refused.status()).expect("a status of ours");
-    refusal(origin, status, &refused.to_string())
+    refusal(page, status, &refused.to_string())
 }
 
 /// No room: come back later.
-fn full(origin: Option<&str>, why: &Refusal) -> Response<Body> {
-    let mut response = refusal(origin, StatusCode::SERVICE_UNAVAILABLE, &why.message);
+fn full(page: &Page, why: &Refusal) -> Response<Body> {
+    let mut response = refusal(page, StatusCode::SERVICE_UNAVAILABLE, &why.message);
     response.headers_mut().insert("retry-after", HeaderValue::from_static("5"));
     response
 }
 
 /// An error as JSON, which pages may read.
-fn refusal(origin: Option<&str>, status: StatusCode, message: &str) -> Response<Body> {
+fn refusal(page: &Page, status: StatusCode, message: &str) -> Response<Body> {
     let body = format!("{{\"error\":{}}}\n", json_string_token(message));
     let mut response = Response::new(Body::from(Full::from(body)));
     *response.status_mut() = status;
-    head(response.headers_mut(), origin);
+    head(response.headers_mut(), page);
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     if status == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert("allow", HeaderValue::from_static("GET, OPTIONS"));
@@ -186,9 +186,9 @@ fn refusal(origin: Option<&str>, status: StatusCode, message: &str) -> Response<
 }
 
 /// What every answer says to proxies and pages.
-fn head(headers: &mut HeaderMap, origin: Option<&str>) {
+fn head(headers: &mut HeaderMap, page: &Page) {
     let mut lines = listen::UNBUFFERED.to_vec();
-    listen::cors(&mut lines, origin);
+    page.cors(&mut lines);
     let text = String::from_utf8_lossy(&lines);
     for (name, value) in text.lines().filter_map(|line| line.split_once(": ")) {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse()) {
@@ -198,10 +198,10 @@ fn head(headers: &mut HeaderMap, origin: Option<&str>) {
 }
 
 /// The answer to a page that asks first (Fetch standard, "CORS-preflight request").
-pub fn preflight(origin: Option<&str>, methods: &'static str) -> Response<Body> {
+pub fn preflight(page: &Page, methods: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(Full::default()));
     *response.status_mut() = StatusCode::NO_CONTENT;
-    head(response.headers_mut(), origin);
+    head(response.headers_mut(), page);
     let allowed = [
         ("access-control-allow-methods", methods),
         ("access-control-allow-headers", ALLOWED_HEADERS),

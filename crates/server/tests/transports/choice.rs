@@ -104,8 +104,8 @@ fn pages_of_any_allowed_origin_may_read_every_answer() {
     server.publish("room", "said", "x");
     for (what, rest) in ANSWERS {
         let bare = head(&server, rest, &[]);
-        assert_eq!(bare.header("access-control-allow-origin"), Some("*"), "{what}: {bare:?}");
-        assert_eq!(bare.header("access-control-allow-credentials"), None, "{what}: {bare:?}");
+        // Nothing that is no page has to be let.
+        assert_eq!(bare.header("access-control-allow-origin"), None, "{what}: {bare:?}");
 
         let named = head(&server, rest, &[("Origin", "https://good.example")]);
         assert_eq!(named.header("access-control-allow-origin"), Some("https://good.example"), "{what}: {named:?}");
