@@ -22,6 +22,10 @@ const SLICE: u32 = 128;
 /// Outboxes written in one turn.
 const FLUSH: usize = 256;
 
+/// Bytes after which a turn writes no further outbox: whoever comes back has much to be told, and a crowd of them must not
+/// hold up the others.
+const FLUSH_BYTES: usize = 256 << 10;
+
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -56,8 +60,10 @@ impl<W: Wire> Shard<W> {
         if self.rotation.is_empty() {
             due = self.dirty.len();
         }
+        let mut written = 0;
         for _ in 0..due.min(FLUSH) {
-            let Some(key) = self.dirty.pop_front() else { break };
+            let Some(key) = (written < FLUSH_BYTES).then(|| self.dirty.pop_front()).flatten() else { break };
+            written += self.conn(key).map_or(0, |conn| conn.outbox.bytes());
             self.flush_dirty(key);
         }
         self.has_work()

@@ -51,7 +51,7 @@ mod socket;
 const SEND_BUFFER_BYTES: usize = 128 << 10;
 
 /// Connections accepted before other tasks get a turn.
-const ACCEPTS_IN_A_ROW: u32 = 64;
+const ACCEPTS_IN_A_ROW: u32 = 16;
 
 /// How long to stop accepting when the process is out of file descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);

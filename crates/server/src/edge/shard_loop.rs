@@ -54,6 +54,12 @@ const SWEEP_MIN: u32 = 4096;
 /// The longest message of the echo route: Autobahn sends 16 MiB.
 const ECHO_BYTES_MAX: usize = 17 << 20;
 
+/// What one turn takes in at most: sockets that have something to say, letters, and new connections. A crowd that comes at
+/// once then costs everybody else a few hundred microseconds at a time.
+const EVENTS_PER_TURN: usize = 128;
+const LETTERS_PER_TURN: usize = 256;
+const ORDERS_PER_TURN: usize = 32;
+
 const TICK: Duration = Duration::from_secs(1);
 const DRAIN_TICK: Duration = Duration::from_millis(20);
 
@@ -135,6 +141,7 @@ impl Prepared {
             mail: self.mail,
             orders: self.orders,
             orders_left: false,
+            mail_left: false,
             pipes: self.handle.pipes,
             desk,
             scratch: vec![0; SCRATCH_BYTES],
@@ -155,6 +162,8 @@ struct ShardLoop {
     orders: Inbox<Order>,
     /// Orders may be left for a later turn.
     orders_left: bool,
+    /// So does mail.
+    mail_left: bool,
     pipes: Pipes,
     desk: Desk,
     scratch: Vec<u8>,
@@ -178,7 +187,7 @@ struct Drain {
 
 impl ShardLoop {
     fn run(mut self) -> std::io::Result<()> {
-        let mut events = Events::with_capacity(1024);
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
         while !self.drained() {
             let timeout = self.timeout();
             match self.poll.poll(&mut events, Some(timeout)) {
@@ -205,7 +214,7 @@ impl ShardLoop {
 
     fn timeout(&self) -> Duration {
         let waits = !self.paused.is_empty() || self.orders_left;
-        if self.desk.shard.has_work() || (waits && !self.desk.is_busy()) {
+        if self.desk.shard.has_work() || self.mail_left || (waits && !self.desk.is_busy()) {
             Duration::ZERO
         } else if !self.desk.waiting.is_empty() {
             BUSY_TICK
@@ -421,7 +430,12 @@ impl ShardLoop {
 
     fn read_mail(&mut self) {
         self.mail.bell().hush();
-        while let Some(letter) = self.mail.take() {
+        self.mail_left = true;
+        for _ in 0..LETTERS_PER_TURN {
+            let Some(letter) = self.mail.take() else {
+                self.mail_left = false;
+                break;
+            };
             match letter {
                 Mail::Publication(frames) => self.desk.shard.publish(frames),
                 Mail::Opened(key) => self.desk.opened(&key),
@@ -441,7 +455,10 @@ impl ShardLoop {
     /// What clients of sessions say waits while the control plane keeps us waiting, as what sockets say does.
     fn read_orders(&mut self) {
         self.orders_left = true;
-        while !self.desk.is_busy() {
+        for _ in 0..ORDERS_PER_TURN {
+            if self.desk.is_busy() {
+                return;
+            }
             let Some(order) = self.orders.take() else {
                 self.orders_left = false;
                 return;
