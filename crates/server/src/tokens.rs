@@ -126,7 +126,7 @@ impl Tokens {
 
     fn verify_at(&self, app: &App, token: &str, now_s: u64) -> Result<Claims, BadToken> {
         let claims = Claims::parse(&payload(app, token)?)?;
-        if claims.exp_s.saturating_add(LEEWAY_S) <= now_s {
+        if claims.until_s() <= now_s {
             return Err(BadToken::Expired { ago_s: now_s - claims.exp_s });
         }
         if claims.nbf_s > now_s + LEEWAY_S {

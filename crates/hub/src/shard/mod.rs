@@ -585,6 +585,19 @@ impl<W: Wire> Shard<W> {
         }
     }
 
+    /// Adds messages that have room together or not at all. To somebody who owes nothing there is room for any: what was
+    /// missed may be more than an outbox holds, and would be again whenever they came back for it.
+    pub fn send_all(&mut self, key: ConnKey, parts: Vec<Bytes>) {
+        if self.conn(key).is_none() {
+            return;
+        }
+        if self.make_room(key.slot, parts.iter().map(Bytes::len).sum(), UNICAST, false) {
+            parts.into_iter().for_each(|part| self.push(key.slot, part, 0, UNICAST));
+        } else {
+            self.doom(key.slot, Doom::SlowConsumer);
+        }
+    }
+
     fn activate(&mut self, number: u32) {
         let channel = self.channels.get_mut(number).expect("the caller holds its number");
         // Before the gate is open nobody is subscribed; what arrives waits for those who will be.

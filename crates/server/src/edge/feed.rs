@@ -172,22 +172,21 @@ impl Desk {
     /// Opens a stream: what the subscriber is on, what it missed, then live.
     fn release(&mut self, key: ConnKey, joining: Joining) {
         let Joining { lead, entered, .. } = joining;
-        if !lead.is_empty() {
-            self.shard.send(key, lead.into());
-        }
+        let Some(framing) = self.framing(key) else { return };
         let nothing_missed = entered.iter().all(|(_, entrance)| missed(entrance).is_empty());
         let cursor = nothing_missed.then(|| cursor_of(&entered)).flatten().map(|cursor| cursor.to_string());
+        let mut words = lead;
         for (awaited, entrance) in &entered {
             let roster = entrance.roster.as_ref().map(|(json, _)| json.as_str());
             let recovered = entrance.replay.as_ref().filter(|_| awaited.resumes).map(|replay| replay.recovered);
             let own = entrance.replay.as_ref().map(|replay| replay.now.cursor(&awaited.key).to_string());
-            self.control(key, cursor.as_deref(), "fanfare:subscribed", |out| {
+            words.extend(control(framing, cursor.as_deref(), "fanfare:subscribed", |out| {
                 feed::subscribed(out, awaited.key.name(), recovered, own.as_deref(), roster);
-            });
+            }));
         }
-        for bytes in self.replay(key, &entered) {
-            self.shard.send(key, bytes);
-        }
+        let mut parts = self.replay(key, &entered);
+        parts.insert(0, words.into());
+        self.shard.send_all(key, parts);
         self.go_live(key, &entered);
     }
 
@@ -213,15 +212,20 @@ impl Desk {
         }
     }
 
+    /// How a subscriber is told of what is no publication; a poller is not, outside of its answers.
+    fn framing(&mut self, key: ConnKey) -> Option<Framing> {
+        match self.shard.wire(key)?.talk {
+            Talk::Socket => Some(Framing::Socket),
+            Talk::Stream(framing) => Some(framing),
+            Talk::Echo | Talk::Pusher { .. } | Talk::Polls(_) => None,
+        }
+    }
+
     /// A message of our own, as this subscriber's transport has it.
     pub fn control(&mut self, key: ConnKey, id: Option<&str>, event: &str, object: impl FnOnce(&mut Vec<u8>)) {
-        let Some(conn) = self.shard.wire(key) else { return };
-        let framing = match conn.talk {
-            Talk::Socket => Framing::Socket,
-            Talk::Stream(framing) => framing,
-            Talk::Echo | Talk::Pusher { .. } | Talk::Polls(_) => return,
-        };
+        let Some(framing) = self.framing(key) else { return };
         let bytes = control(framing, id, event, object);
+        let Some(conn) = self.shard.wire(key) else { return };
         // What was begun is finished first.
         match conn.more.as_mut().and_then(|more| more.joining.as_mut()).filter(|joining| !joining.lead.is_empty()) {
             Some(joining) => joining.lead.extend_from_slice(&bytes),
@@ -277,10 +281,10 @@ impl Desk {
         listen.claims.as_ref().map_or(0, |claims| self.expires_s(claims))
     }
 
-    /// When a token ends, in seconds since the loop began.
+    /// When a token ends, in seconds since the loop began. Not earlier: whoever came back with it at once would be let in again.
     pub fn expires_s(&self, claims: &Claims) -> u32 {
-        let left_s = claims.exp_s.saturating_sub(tokens::now_s());
-        self.now_s().saturating_add(u32::try_from(left_s).unwrap_or(u32::MAX)).max(1)
+        let left_s = claims.until_s().saturating_sub(tokens::now_s());
+        (self.now_s() + 1).saturating_add(u32::try_from(left_s).unwrap_or(u32::MAX))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a token says of its bearer.
 
-use super::BadToken;
+use super::{BadToken, LEEWAY_S};
 use fanfare_proto::channel::{BadName, ChannelPattern};
 use fanfare_proto::json;
 use serde::Deserialize;
@@ -62,6 +62,11 @@ impl Claims {
             channels: patterns(written.channels)?,
             publish: patterns(written.publish)?,
         })
+    }
+
+    /// When it lets nobody in any more, and whoever it has let in is to go.
+    pub fn until_s(&self) -> u64 {
+        self.exp_s.saturating_add(LEEWAY_S)
     }
 
     /// Whether its bearer may subscribe to the channel.
