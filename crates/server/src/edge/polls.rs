@@ -10,7 +10,7 @@ use fanfare_hub::shard::ConnKey;
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::json::json_string_token;
 
-use super::conn::{Joining, Polls, Talk};
+use super::conn::{Conn, Joining, Polls, Talk};
 use super::desk::Desk;
 use super::door::head::{HEADERS_MAX, Parsed};
 use super::feed::{cursor_after, cursor_of, merged};
@@ -116,8 +116,16 @@ impl Desk {
 
     /// Whether a connection has had its last answer, all of it.
     pub fn is_done(&mut self, key: ConnKey) -> bool {
-        let last = matches!(self.shard.wire(key).map(|conn| &conn.talk), Some(Talk::Polls(polls)) if !polls.keep_alive);
+        let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &conn.talk) else { return false };
+        let last = !polls.keep_alive && !polls.asks;
         last && !self.shard.owes(key)
+    }
+
+    /// Whether a request came while an answer was still on its way out, which it is no more.
+    pub fn has_request(&mut self, key: ConnKey) -> bool {
+        let unread = |conn: &Conn| conn.more.as_ref().is_some_and(|more| !more.unread.is_empty());
+        let waits = |conn: &Conn| matches!(&conn.talk, Talk::Polls(polls) if polls.asks);
+        !self.shard.owes(key) && self.shard.wire(key).is_some_and(|conn| unread(conn) && !waits(conn))
     }
 
     /// Where it goes on if there is nothing to say.
@@ -130,8 +138,10 @@ impl Desk {
     /// Takes in requests on a connection that polls: one at a time, and none that is not a loop's. Returns how many bytes
     /// have been dealt with; the rest waits.
     pub fn hear_requests(&mut self, key: ConnKey, bytes: &[u8]) -> usize {
+        // An answer is finished before anything else is said, or done with its connection.
+        let owes = self.shard.owes(key);
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &conn.talk) else { return bytes.len() };
-        if polls.asks {
+        if polls.asks || owes {
             if bytes.len() > HEAD_BYTES_MAX {
                 self.close(key, None, true);
             }

@@ -290,8 +290,7 @@ impl ShardLoop {
                 self.desk.close(key, None, true);
                 continue;
             }
-            let has_more = |conn: &mut Conn| conn.more.as_ref().is_some_and(|more| !more.unread.is_empty());
-            if self.desk.shard.wire(key).is_some_and(has_more) {
+            if self.desk.has_request(key) {
                 self.pause(key);
             }
         }
@@ -603,9 +602,10 @@ impl ShardLoop {
                 return self.desk.close_with(key, CloseCode::UNAUTHORIZED, message, None);
             }
             Talk::Socket | Talk::Stream(_) if over => return self.desk.end_feed(key, Farewell::TOKEN_EXPIRED),
-            Talk::Polls(polls) if over && polls.asks => return self.desk.answer_nothing(key),
-            Talk::Polls(_) if over => return self.desk.close(key, None, true),
-            Talk::Polls(_) => return,
+            Talk::Polls(polls) => {
+                let asks = polls.asks;
+                return self.look_at_poller(key, asks, over);
+            }
             Talk::Stream(framing) => {
                 let beat = feed::heartbeat(*framing);
                 return self.beat(key, now_s, beat);
@@ -625,6 +625,16 @@ impl ShardLoop {
             conn.pinged = true;
             let ping = conn.stream.envelope().ping();
             self.desk.shard.send(key, ping);
+        }
+    }
+
+    fn look_at_poller(&mut self, key: ConnKey, asks: bool, over: bool) {
+        if over && asks {
+            self.desk.answer_nothing(key);
+        } else if over || self.desk.is_done(key) {
+            self.desk.close(key, None, true);
+        } else if self.desk.has_request(key) {
+            self.pause(key);
         }
     }
 
