@@ -9,8 +9,11 @@ mod support;
 mod transports {
     mod beginning;
     mod choice;
+    mod ends;
+    mod keep_alive;
     mod refusals;
     mod resuming;
+    mod torture;
 
     use std::thread;
     use std::time::{Duration, Instant};

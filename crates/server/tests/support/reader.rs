@@ -133,7 +133,8 @@ impl Reader {
             self.heard.extend(more);
         }
         let message = self.heard.pop_front()?;
-        if let Some(cursor) = message["cursor"].as_str() {
+        // What was missed follows the confirmation, and may yet be cut off.
+        if let Some(cursor) = message["cursor"].as_str().filter(|_| message["recovered"] != true) {
             self.cursor = Some(cursor.to_owned());
         }
         Some(message)

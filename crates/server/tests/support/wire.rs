@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use super::PATIENCE;
 use super::http::{self, Response};
@@ -53,6 +52,13 @@ impl Wire {
         response
     }
 
+    /// Reads a whole answer if there is another; `None` once the server has closed.
+    #[track_caller]
+    pub fn next_status(&mut self) -> Option<u16> {
+        let another = !self.received.is_empty() || self.more();
+        another.then(|| self.answer().status)
+    }
+
     /// A request and its whole answer.
     #[track_caller]
     pub fn ask(&mut self, target: &str, headers: &[(&str, &str)]) -> Response {
@@ -100,11 +106,6 @@ impl Wire {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             other => panic!("expected nothing, got {other:?} {:?}", String::from_utf8_lossy(&chunk)),
         }
-    }
-
-    /// How long to wait for what comes next.
-    pub fn be_patient_for(&self, patience: Duration) {
-        self.stream.set_read_timeout(Some(patience)).expect("a time-out can be set");
     }
 
     /// Reads some more; false once the server has closed.
