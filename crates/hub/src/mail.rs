@@ -109,6 +109,8 @@ pub enum Request {
         key: ChannelKey,
         /// The subscriber's socket id.
         socket: SocketId,
+        /// Its connection ended, and its client may be back with another: the others are told only if it is not.
+        may_return: bool,
     },
     /// A client event.
     Publish {

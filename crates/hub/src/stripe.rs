@@ -31,6 +31,9 @@ use crate::shard::ConnKey;
 /// changes leave and come back.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a member whose connection ended counts as present: readers over HTTP are cut off and come back all the time.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Up to here every change of a subscription count is told; beyond it, one per `COUNT_PAUSE` (pusher.com/docs, "Subscription
 /// count events").
 const COUNT_EACH_MAX: u64 = 100;
@@ -92,6 +95,8 @@ impl Open {
 enum Due {
     /// Nobody of this loop has been on the channel for a while: is it still wanted?
     Vacate(ChannelKey, usize),
+    /// Nobody has come back for this member in time, or in another's name.
+    Leave(ChannelKey, SocketId),
     /// Whoever came back together has been served.
     Unreplay(ChannelKey),
     /// The count changed during the pause.
@@ -107,6 +112,8 @@ pub(crate) struct Stripe {
     /// What is due after `LINGER`, and what is after `COUNT_PAUSE`: one queue each, so that both are in order of time.
     lingers: VecDeque<(Instant, Due)>,
     tells: VecDeque<(Instant, Due)>,
+    /// The same after `GRACE`.
+    graces: VecDeque<(Instant, Due)>,
 }
 
 impl Stripe {
@@ -124,6 +131,7 @@ impl Stripe {
             channels: HashMap::new(),
             lingers: VecDeque::new(),
             tells: VecDeque::new(),
+            graces: VecDeque::new(),
         }
     }
 
@@ -155,7 +163,10 @@ impl Stripe {
                 let outcome = self.enter(&key, socket, member, cached, since).await;
                 self.routes.mail(from, Mail::Entered { key, conn, token, outcome }).await;
             }
-            Request::Leave { key, socket } => self.leave(&key, socket).await,
+            Request::Leave { key, socket, may_return: false } => self.leave(&key, socket).await,
+            Request::Leave { key, socket, may_return: true } => {
+                self.graces.push_back((Instant::now() + GRACE, Due::Leave(key, socket)));
+            }
             Request::Publish { key, publication } => self.publish(&key, *publication).await,
             Request::SignedIn { key, from, conn, socket, user, watchlist, welcome } => {
                 self.signed_in(key.app(), &user, socket).await;
@@ -234,17 +245,22 @@ impl Stripe {
 
     fn next_due(&self) -> Option<Instant> {
         let first = |queue: &VecDeque<(Instant, Due)>| queue.front().map(|(at, _)| *at);
-        [first(&self.lingers), first(&self.tells)].into_iter().flatten().min()
+        [first(&self.lingers), first(&self.tells), first(&self.graces)].into_iter().flatten().min()
     }
 
     async fn serve_due(&mut self) {
         let now = Instant::now();
-        while let Some(due) = pop_due(&mut self.lingers, now).or_else(|| pop_due(&mut self.tells, now)) {
+        let queues = |stripe: &mut Self| {
+            let due = pop_due(&mut stripe.lingers, now).or_else(|| pop_due(&mut stripe.tells, now));
+            due.or_else(|| pop_due(&mut stripe.graces, now))
+        };
+        while let Some(due) = queues(self) {
             match due {
                 Due::Vacate(key, from) => self.vacate(&key, from).await,
                 Due::Unreplay(key) => {
                     self.channels.get_mut(&key).map(|open| std::mem::take(&mut open.replayed));
                 }
+                Due::Leave(key, socket) => self.leave(&key, socket).await,
                 Due::Tell(key) => self.tell(&key).await,
             }
         }

@@ -179,7 +179,7 @@ impl Node {
     }
 
     fn leave(&self, b: u64) {
-        self.ask(Request::Leave { key: room(), socket: socket(b) });
+        self.ask(Request::Leave { key: room(), socket: socket(b), may_return: false });
     }
 
     fn sign_in(&self, b: u64, user: &str, watchlist: &[&str]) {
@@ -588,6 +588,27 @@ async fn who_wants_only_what_comes_is_told_where_that_begins() {
     let replay = one.entered().await.unwrap().replay.unwrap();
     assert!(replay.frames.is_empty() && replay.recovered);
     assert_eq!(replay.now.position, mark.position);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_connection_ended_has_some_seconds_to_come_back() {
+    let (node, [mut one]) = start();
+    let lost = |b| node.ask(Request::Leave { key: room(), socket: socket(b), may_return: true });
+    node.ask(Request::Members { key: room(), from: 0, n: 1, announce: false });
+    one.opened().await;
+    node.enter(0, 1, "ann");
+    one.publication().await;
+    one.entered().await.unwrap();
+    lost(1);
+    // Back with another connection: nobody hears of it, then or later.
+    node.enter(0, 2, "ann");
+    one.entered().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(node.hub.members(&room()).await.map(|members| members.len()), Ok(1));
+    lost(2);
+    let text = one.text().await;
+    assert!(text.contains("member_removed"), "{text}");
+    assert_eq!(node.hub.members(&room()).await, Ok(vec![]));
 }
 
 // Counts.

@@ -150,10 +150,10 @@ impl Desk {
     pub fn close(&mut self, key: ConnKey, doom: Option<Doom>, spoken: bool) {
         let socket = self.socket_id(key);
         let Some((mut conn, left)) = self.shard.close(key, doom) else { return };
-        for (channel, traits) in left {
-            if traits.presence {
-                self.ask(Request::Leave { key: channel, socket });
-            }
+        // A Pusher socket that ended has left; a reader over HTTP comes back, unless it was told not to.
+        let may_return = matches!(conn.talk, Talk::Socket | Talk::Stream(_)) && doom != Some(Doom::Terminated);
+        for (channel, _) in left.into_iter().filter(|(_, traits)| traits.presence) {
+            self.ask(Request::Leave { key: channel, socket, may_return });
         }
         if let Some(User { id, channel, .. }) = conn.more.as_mut().and_then(|more| more.user.take()) {
             self.ask(Request::SignedOut { key: channel, socket, user: id });

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanfare_hub::mail::{Entrance, Replay};
-use fanfare_hub::shard::{After, ConnKey, Subscribed, Traits};
+use fanfare_hub::shard::{After, ConnKey, Doom, Subscribed, Traits};
 use fanfare_hub::{ChannelKey, Encode, Frames, Request, Since, StoreError, StreamPosition};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::cursor::{Cursor, Place};
@@ -244,7 +244,8 @@ impl Desk {
         if !words.is_empty() {
             self.shard.last_words(key, words.into());
         }
-        self.close(key, None, true);
+        let doom = (!farewell.reconnect).then_some(Doom::Terminated);
+        self.close(key, doom, true);
     }
 
     /// The last words to a subscriber of `/sub`.

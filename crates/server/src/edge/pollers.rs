@@ -28,8 +28,9 @@ use super::forms;
 use super::listen::{Listen, Transport};
 use super::pipe::PipeReader;
 
-/// How long a member may be away between two polls.
-const UNREAD_MAX: Duration = Duration::from_secs(10);
+/// How long a session waits for its next poll. Its member then has the grace of everybody whose connection ended, so
+/// membership ends ten seconds after the last answer.
+const UNREAD_MAX: Duration = Duration::from_secs(5);
 
 /// How often sessions are looked at that nobody takes up.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);

@@ -282,7 +282,7 @@ impl Desk {
         more.members.retain(|(name, _)| &**name != channel.name());
         if more.members.len() < before {
             let socket = self.socket_id(key);
-            self.ask(Request::Leave { key: channel.clone(), socket });
+            self.ask(Request::Leave { key: channel.clone(), socket, may_return: false });
         }
     }
 
