@@ -308,11 +308,12 @@ impl Farewell {
     }
 }
 
-/// A heartbeat: it shows that the connection lives, and means nothing else.
+/// A heartbeat: it shows that the connection lives, and means nothing else. An event stream's has no empty line behind it,
+/// which some readers take for an event without data.
 pub fn heartbeat(framing: Framing) -> &'static [u8] {
     match framing {
-        Framing::SseChunked => b"3\r\n:\n\n\r\n",
-        Framing::Sse => b":\n\n",
+        Framing::SseChunked => b"2\r\n:\n\r\n",
+        Framing::Sse => b":\n",
         Framing::LinesChunked => b"1\r\n\n\r\n",
         Framing::Lines => b"\n",
         Framing::Socket | Framing::SocketDeflated | Framing::Answer => b"",
@@ -345,7 +346,8 @@ fn control(framing: Framing, id: Option<&str>, event: &str, object: impl FnOnce(
 fn lead(listen: &Listen, random: u64) -> Vec<u8> {
     let opening = match listen.transport {
         Transport::Socket | Transport::LongPoll | Transport::Poll => return Vec::new(),
-        Transport::Sse => format!(":ok\nretry: {}\n\n", RETRY_MS + random % (2 * RETRY_MS)),
+        // No empty line: some readers take that for an event without data. What comes next has one.
+        Transport::Sse => format!(":ok\nretry: {}\n", RETRY_MS + random % (2 * RETRY_MS)),
         Transport::Stream => String::new(),
     };
     let mut out = match listen.carrier {

@@ -241,7 +241,7 @@ fn http_10_is_served_until_the_connection_closes() {
 #[test]
 fn silence_is_broken_by_heartbeats() {
     let server = Server::start(&format!("heartbeat_s = 1\n{}", one_app("")));
-    for (transport, beat) in [("sse", ":\n\n"), ("stream", "\n")] {
+    for (transport, beat) in [("sse", ":\n"), ("stream", "\n")] {
         let mut wire = Wire::to(server.addr);
         wire.get(&format!("/sub/fanfare-key/room?transport={transport}"), &[]);
         let head = wire.head();
