@@ -1,4 +1,5 @@
-//! The official Pusher libraries, unchanged and pinned, and our own client, against the real server.
+//! The official Pusher libraries and the common readers of event streams, unchanged and pinned, and our own client, against
+//! the real server.
 //!
 //! Each library has a driver in `tests/clients` that makes every call the library has and checks what comes of it. A
 //! driver is a program of its own: it is told where the server is, and its exit status is the result.
@@ -77,6 +78,21 @@ fn the_python_server_library() {
 #[test]
 fn laravel_echo() {
     node("laravel-echo.mjs", &Server::start(&one_app(FEATURES)));
+}
+
+#[test]
+fn event_sources_in_node() {
+    node("event-sources.mjs", &Server::start(&one_app(HISTORY)));
+}
+
+#[test]
+fn httpx_sse() {
+    python("httpx_sse_reader.py", &Server::start(&one_app(HISTORY)));
+}
+
+#[test]
+fn curl() {
+    run(driver_command("bash", "curl.sh", &Server::start(&one_app(""))));
 }
 
 #[test]
