@@ -11,6 +11,7 @@ mod transports {
     mod choice;
     mod ends;
     mod keep_alive;
+    mod positions;
     mod refusals;
     mod resuming;
     mod torture;

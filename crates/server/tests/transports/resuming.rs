@@ -229,13 +229,13 @@ fn cursors_of_other_lives_and_of_none_begin_live() {
 }
 
 /// Publishes rising numbers to each of these channels until it is dropped.
-struct Publishing {
+pub struct Publishing {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Publishing {
-    fn start(server: &Server, channels: &[&'static str]) -> Self {
+    pub fn start(server: &Server, channels: &[&'static str]) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let publish = |channel: &&'static str| {
             let (stop, channel, mut publisher) = (stop.clone(), *channel, Publisher::to(server));
