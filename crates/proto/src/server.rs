@@ -109,12 +109,12 @@ pub fn positioned(out: &mut Vec<u8>, cursor: Option<&str>, event_id: Option<&str
     out.push(b'}');
 }
 
-/// Adds to a `subscription_succeeded` in `out` whether everything missed follows, and where the channel stands now.
-pub fn recovered(out: &mut Vec<u8>, recovered: bool, cursor: &str) {
+/// Adds to a `subscription_succeeded` in `out` whether everything missed follows, and where to resume if nothing does.
+pub fn recovered(out: &mut Vec<u8>, recovered: bool, cursor: Option<&str>) {
     if out.pop_if(|last| *last == b'}').is_some() {
         out.extend_from_slice(format!(r#","recovered":{recovered}"#).as_bytes());
         out.push(b'}');
-        positioned(out, Some(cursor), None);
+        positioned(out, cursor, None);
     }
 }
 

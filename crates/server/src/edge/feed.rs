@@ -179,7 +179,9 @@ impl Desk {
         for (awaited, entrance) in &entered {
             let roster = entrance.roster.as_ref().map(|(json, _)| json.as_str());
             let recovered = entrance.replay.as_ref().filter(|_| awaited.resumes).map(|replay| replay.recovered);
-            let own = entrance.replay.as_ref().map(|replay| replay.now.cursor(&awaited.key).to_string());
+            // Where it will stand when it has been shown what it missed: nothing to be kept before that.
+            let own = entrance.replay.as_ref().filter(|_| nothing_missed);
+            let own = own.map(|replay| replay.now.cursor(&awaited.key).to_string());
             words.extend(control(framing, cursor.as_deref(), "fanfare:subscribed", |out| {
                 feed::subscribed(out, awaited.key.name(), recovered, own.as_deref(), roster);
             }));

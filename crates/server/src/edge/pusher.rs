@@ -312,8 +312,10 @@ impl Desk {
         };
         let welcome = envelope.around(|out| {
             server::subscription_succeeded(out, channel.name(), roster.as_ref().map(|(json, _)| json.as_str()));
-            if let Some(Replay { now, recovered, .. }) = &replay {
-                server::recovered(out, *recovered, &now.cursor(channel).to_string());
+            if let Some(Replay { now, recovered, frames }) = &replay {
+                // Where it will stand when it has been shown what it missed: nothing to be kept before that.
+                let cursor = frames.is_empty().then(|| now.cursor(channel).to_string());
+                server::recovered(out, *recovered, cursor.as_deref());
             }
         });
         let mut welcome = welcome.to_vec();

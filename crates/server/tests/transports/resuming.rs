@@ -379,7 +379,10 @@ fn coming_back_to_several_channels_loses_nothing() {
                     let told = reader.next();
                     assert_eq!(told["recovered"], true, "{transport:?} {told}");
                     let channel = CHANNELS.iter().position(|name| told["channel"] == *name).expect("one of ours");
-                    enough[channel] = offset(&told["cursor"], CHANNELS[channel]) + 2;
+                    // No cursor: what was missed follows, on this channel or another.
+                    if told["cursor"].is_string() {
+                        enough[channel] = offset(&told["cursor"], CHANNELS[channel]) + 2;
+                    }
                 }
             }
             while last.iter().zip(&enough).any(|(last, enough)| last < enough) || reader.has_heard() {

@@ -349,9 +349,16 @@ fn a_hundred_channels_in_one_path() {
     let names: Vec<_> = (0..100).map(|n| format!("channel-{n}")).collect();
     for transport in TRANSPORTS {
         let mut reader = Reader::open(&server, transport, &names.join("/"));
+        let mut last = String::new();
         for n in [99, 0, 42] {
             server.publish(&names[n], "said", &names[n]);
-            assert_eq!(reader.data(), names[n], "{transport:?}");
+            let mut heard = reader.data();
+            // A poller of more channels than its cursor names may be told again what was under way when it was answered.
+            while transport == Transport::LongPoll && heard == last {
+                heard = reader.data();
+            }
+            assert_eq!(heard, names[n], "{transport:?}");
+            last = heard;
         }
     }
 }
