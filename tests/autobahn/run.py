@@ -24,4 +24,6 @@ async def verdicts(url, cases):
 
 if __name__ == "__main__":
     found = asyncio.run(verdicts(sys.argv[1], sys.argv[2:]))
-    print(json.dumps(found, indent=0))
+    print(json.dumps(found, indent=0), flush=True)
+    # Everything has been said. On a busy machine kosoku's threads may abort an interpreter that shuts down in the usual way.
+    os._exit(0)
