@@ -198,6 +198,29 @@ fn nothing_is_sent_behind_the_frame_at_which_a_client_abandons_its_stream() {
     assert!(units < 256 << 10, "more than one stream was needed");
 }
 
+/// More than a pipe holds, so that what it hands over ends within a frame.
+#[test]
+fn a_poll_ends_with_a_whole_frame() {
+    let server = start();
+    assert!(poll(&server).starts_with("o\n"));
+    subscribe(&server, "room");
+    let data = "x".repeat(9_000);
+    let batch: Vec<_> = (0..10).map(|n| json!({"name": n.to_string(), "channel": "room", "data": data})).collect();
+    for _ in 0..2 {
+        assert_eq!(server.post("/batch_events", &json!({"batch": batch})).status, 200);
+    }
+    let mut heard = Vec::new();
+    while heard.len() < 20 {
+        let answer = poll(&server);
+        assert!(answer.ends_with('\n'), "the answer ends within a frame");
+        let messages = answer.lines().filter(|frame| frame.starts_with('a')).map(message);
+        let events = messages.map(|message| message["event"].as_str().expect("an event").to_owned());
+        heard.extend(events.filter(|event| !event.starts_with("pusher")));
+    }
+    let expected: Vec<_> = (0..20).map(|n| (n % 10).to_string()).collect();
+    assert_eq!(heard, expected);
+}
+
 #[test]
 fn a_refusal_is_heard_like_any_other_message() {
     let server = start();

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fanfare_hub::shard::ConnKey;
 use fanfare_proto::xhr;
 use hashbrown::HashMap;
@@ -80,8 +80,10 @@ struct Session {
 /// Who reads from a session.
 struct Line {
     reader: PipeReader,
-    /// What was taken from the pipe and belongs to the next request.
+    /// Whole frames that were taken from the pipe and belong to the next request.
     rest: Bytes,
+    /// The beginning of a frame: a full pipe is cut anywhere, and no request may end or be given a heartbeat within a frame.
+    begun: BytesMut,
     /// Counts requests: only the latest one reads.
     ticket: u64,
     /// The latest request, while it waits.
@@ -161,17 +163,7 @@ impl Sessions {
         let admitted = verdict.is_ok();
         let home = self.loops.next().clone();
         let (stream, reader) = Stream::pipe(&home);
-        let line = Line {
-            reader,
-            rest: Bytes::new(),
-            ticket: 0,
-            waiting: None,
-            unread_since: None,
-            beat: false,
-            beaten: false,
-            ended: false,
-        };
-        let session = Arc::new(Session { home, line: Mutex::new(line) });
+        let session = Arc::new(Session { home, line: Mutex::new(Line::new(reader)) });
         if admitted {
             // Who is refused reads why in this answer, and has no session to come back to.
             locked(&self.by_name).insert(call.name.into(), session.clone());
@@ -296,8 +288,8 @@ impl Reading {
             // The client is about to open the next request.
             return Poll::Pending;
         }
-        let bytes = match line.poll_bytes(cx) {
-            Poll::Ready(Some(bytes)) => bytes,
+        let frames = match line.poll_frames(cx) {
+            Poll::Ready(Some(frames)) => frames,
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => {
                 if !std::mem::take(&mut line.beat) {
@@ -308,29 +300,44 @@ impl Reading {
             }
         };
         self.heartbeat.as_mut().reset(tokio::time::Instant::now() + HEARTBEAT_EVERY);
-        Poll::Ready(Some(self.take_share(&mut line, bytes)))
+        Poll::Ready(Some(self.take_share(&mut line, frames)))
     }
 
-    /// What of these bytes this answer may hold; the rest waits for the next one.
-    fn take_share(&mut self, line: &mut Line, mut bytes: Bytes) -> Bytes {
+    /// What of these frames this answer may hold; the rest waits for the next one.
+    fn take_share(&mut self, line: &mut Line, mut frames: Bytes) -> Bytes {
         let Way::Stream { units } = &mut self.way else {
             self.done = true;
-            return bytes;
+            return frames;
         };
         let mut share = 0;
-        for frame in bytes.split_inclusive(|byte| *byte == b'\n') {
+        for frame in frames.split_inclusive(|byte| *byte == b'\n') {
             if *units > STREAM_UNITS_MAX {
                 break;
             }
             *units += xhr::utf16_len(frame);
             share += frame.len();
         }
-        line.rest = bytes.split_off(share);
-        bytes
+        line.rest = frames.split_off(share);
+        frames
     }
 }
 
 impl Line {
+    /// The end of a pipe that nobody has read from.
+    fn new(reader: PipeReader) -> Self {
+        Line {
+            reader,
+            rest: Bytes::new(),
+            begun: BytesMut::new(),
+            ticket: 0,
+            waiting: None,
+            unread_since: None,
+            beat: false,
+            beaten: false,
+            ended: false,
+        }
+    }
+
     /// A sign of life is the answer to our heartbeat, or a ping of the client's own, which is answered by a heartbeat: both
     /// look alike, and to answer an answer would never end.
     fn answer_ping(&mut self) {
@@ -340,13 +347,25 @@ impl Line {
         }
     }
 
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// The next whole frames; `None` once the loop has closed the session.
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if !self.rest.is_empty() {
             return Poll::Ready(Some(std::mem::take(&mut self.rest)));
         }
-        let bytes = ready!(self.reader.poll_read(cx));
-        self.ended = bytes.is_none();
-        Poll::Ready(bytes)
+        loop {
+            let Some(bytes) = ready!(self.reader.poll_read(cx)) else {
+                self.ended = true;
+                return Poll::Ready(None);
+            };
+            let end = bytes.iter().rposition(|byte| *byte == b'\n');
+            self.begun.extend_from_slice(&bytes);
+            if let Some(end) = end {
+                let whole = self.begun.len() - bytes.len() + end + 1;
+                let begun = BytesMut::from(&self.begun[whole..]);
+                self.begun.truncate(whole);
+                return Poll::Ready(Some(std::mem::replace(&mut self.begun, begun).freeze()));
+            }
+        }
     }
 }
 
@@ -410,6 +429,26 @@ mod tests {
         ] {
             assert_eq!(Call::parse(path), Some(Call { key: "key", name, verb }), "{path}");
         }
+    }
+
+    /// Who has half a frame neither abandons its stream nor understands what comes next.
+    #[test]
+    fn what_a_full_pipe_cut_is_read_whole() {
+        use crate::edge::pipe::Pipes;
+        use fanfare_hub::mail::Bell;
+        use std::io::IoSlice;
+
+        let (pipe, reader) = Pipes::new(Bell::new(Arc::new(|| {}))).make();
+        let mut line = Line::new(reader);
+        let mut written = |bytes: &[u8]| {
+            pipe.write(&[IoSlice::new(bytes)]);
+            line.poll_frames(&mut Context::from_waker(Waker::noop()))
+        };
+        assert_eq!(written(b"one\ntwo\nthr"), Poll::Ready(Some("one\ntwo\n".into())));
+        assert_eq!(written(b"e"), Poll::Pending);
+        assert_eq!(written(b"e\nfour"), Poll::Ready(Some("three\n".into())));
+        drop(pipe);
+        assert_eq!(line.poll_frames(&mut Context::from_waker(Waker::noop())), Poll::Ready(None));
     }
 
     #[test]
