@@ -104,8 +104,10 @@ function rename() {
 async function post(submit) {
   submit.preventDefault();
   const text = $('text').value.trim();
-  if (text && (await publish('comment', { id: newId(), by: me.id, name: me.name, text }))) {
-    $('text').value = '';
+  // Emptied at once: what is typed while the answer is under way is the next comment.
+  $('text').value = '';
+  if (text && !(await publish('comment', { id: newId(), by: me.id, name: me.name, text }))) {
+    $('text').value ||= text;
   }
 }
 
