@@ -150,7 +150,20 @@ impl BadEvent {
         match self {
             BadEvent::InBatch { bad, .. } => bad.status(),
             BadEvent::TooMuchData { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            _ => StatusCode::BAD_REQUEST,
+            BadEvent::Body(_)
+            | BadEvent::BatchBody(_)
+            | BadEvent::BatchTooLarge { .. }
+            | BadEvent::Missing(_)
+            | BadEvent::NameType
+            | BadEvent::NameLength { .. }
+            | BadEvent::NameReserved
+            | BadEvent::BothChannels
+            | BadEvent::ChannelsLength { .. }
+            | BadEvent::ChannelName(_)
+            | BadEvent::EncryptedAmongOthers
+            | BadEvent::SocketId(_)
+            | BadEvent::Word { .. }
+            | BadEvent::Info(_) => StatusCode::BAD_REQUEST,
         }
     }
 }

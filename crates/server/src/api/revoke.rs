@@ -30,7 +30,9 @@ impl BadRevoke {
     pub fn status(&self) -> StatusCode {
         match self {
             BadRevoke::Revocation(BadRevocation::TooMany) => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::BAD_REQUEST,
+            BadRevoke::Body(_) | BadRevoke::Whose | BadRevoke::Revocation(BadRevocation::Name { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
         }
     }
 }
