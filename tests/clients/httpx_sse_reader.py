@@ -15,7 +15,7 @@ PORT = int(os.environ["FANFARE_PORT"])
 APP_ID = os.environ["FANFARE_APP_ID"]
 KEY = os.environ["FANFARE_KEY"]
 SECRET = os.environ["FANFARE_SECRET"]
-PATIENCE_S = 10
+PATIENCE_S = 30
 MESSAGES = 200
 DROPS = 4
 

@@ -21,7 +21,7 @@ APP_ID = os.environ["FANFARE_APP_ID"]
 KEY = os.environ["FANFARE_KEY"]
 SECRET = os.environ["FANFARE_SECRET"]
 MASTER_KEY = base64.b64encode(b"f" * 32).decode()
-PATIENCE_S = 10
+PATIENCE_S = 30
 
 names = (f"room-{n}" for n in range(1_000_000))
 

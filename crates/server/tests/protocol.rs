@@ -20,12 +20,9 @@ mod protocol {
     mod reload_and_drain;
     mod users;
 
-    use std::thread;
-    use std::time::{Duration, Instant};
-
     use serde_json::Value;
 
-    use crate::support::{PATIENCE, Server, Socket, one_app};
+    use crate::support::{Server, Socket, one_app};
 
     /// A server with the one app, and these lines in its table.
     fn server(keys: &str) -> Server {
@@ -48,15 +45,5 @@ mod protocol {
     fn inner(message: &Value) -> Value {
         let data = message["data"].as_str().unwrap_or_else(|| panic!("data is no string: {message}"));
         serde_json::from_str(data).unwrap_or_else(|error| panic!("{error} in {data}"))
-    }
-
-    /// Waits for what another thread of the server brings about.
-    #[track_caller]
-    fn eventually(what: &str, is_true: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_true() {
-            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-            thread::sleep(Duration::from_millis(10));
-        }
     }
 }

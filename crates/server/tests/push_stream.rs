@@ -17,10 +17,8 @@ mod push_stream {
     mod websocket;
 
     use std::net::SocketAddr;
-    use std::thread;
-    use std::time::{Duration, Instant};
 
-    use crate::support::{APP_ID, PATIENCE, Response, Server, one_app, request};
+    use crate::support::{APP_ID, Response, Server, one_app, request};
 
     /// A server with the listener.
     struct Face {
@@ -68,16 +66,6 @@ mod push_stream {
             let response = self.request("POST", &format!("/pub?id={id}"), headers, text);
             assert_eq!(response.status, 200, "{response:?}");
             response
-        }
-    }
-
-    /// Waits for what another thread of the server brings about.
-    #[track_caller]
-    fn eventually(what: &str, is_true: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_true() {
-            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-            thread::sleep(Duration::from_millis(10));
         }
     }
 

@@ -17,26 +17,15 @@ mod robustness {
     mod vanish;
 
     use std::net::TcpStream;
-    use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use serde_json::json;
     use socket2::SockRef;
 
-    use crate::support::{PATIENCE, Server, Socket};
+    use crate::support::{Server, Socket, eventually};
 
     /// Where a Pusher connection begins, for the app of `one_app`.
     const PATH: &str = "/app/fanfare-key?protocol=7";
-
-    /// Waits until something has become so.
-    #[track_caller]
-    fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
 
     /// Publishes the number `n`, followed by this much padding.
     fn publish_number(server: &Server, channel: &str, n: usize, padding: usize) {

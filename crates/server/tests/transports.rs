@@ -16,10 +16,7 @@ mod transports {
     mod resuming;
     mod torture;
 
-    use std::thread;
-    use std::time::{Duration, Instant};
-
-    use crate::support::{KEY, PATIENCE, Response, SECRET, Server, Wire, one_app};
+    use crate::support::{KEY, Response, SECRET, Server, Wire, one_app};
 
     /// A server with the one app, and these lines in its table.
     fn server(keys: &str) -> Server {
@@ -81,15 +78,5 @@ mod transports {
     fn subscriptions(server: &Server, channel: &str) -> u64 {
         let answer = server.get(&format!("/channels/{channel}"), &[("info", "subscription_count")]).json();
         answer["subscription_count"].as_u64().unwrap_or(0)
-    }
-
-    /// Waits for what another thread of the server brings about.
-    #[track_caller]
-    fn eventually(what: &str, is_true: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_true() {
-            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-            thread::sleep(Duration::from_millis(10));
-        }
     }
 }

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{eventually, expect_refused, inner, server};
-use crate::support::{KEY, SECRET, Server, Socket, channel_auth};
+use super::{expect_refused, inner, server};
+use crate::support::{KEY, SECRET, Server, Socket, channel_auth, eventually};
 use fanfare_proto::sign::hmac_hex;
 
 fn subscribe(socket: &mut Socket, channel: &str, auth: &str) {

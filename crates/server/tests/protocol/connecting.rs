@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{eventually, server};
-use crate::support::{Frame, KEY, Server, Socket, WebSocket, masked_frame, one_app, opcode};
+use super::server;
+use crate::support::{Frame, KEY, Server, Socket, WebSocket, eventually, masked_frame, one_app, opcode};
 
 /// Asserts that the first frame is an error whose data is an object, and that the close that follows has its code.
 #[track_caller]

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{eventually, expect_refused, server};
-use crate::support::channel_auth;
+use super::{expect_refused, server};
+use crate::support::{channel_auth, eventually};
 
 const ROOM: &str = "presence-room";
 

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::eventually;
-use crate::support::{Frame, SECRET, Server, Socket, WebSocket, one_app};
+use crate::support::{Frame, SECRET, Server, Socket, WebSocket, eventually, one_app};
 
 /// Another app beside the one that all helpers speak for.
 fn other_app(keys: &str) -> String {

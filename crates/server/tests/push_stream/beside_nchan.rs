@@ -8,9 +8,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::Face;
 use super::client::Stream;
-use super::{Face, eventually};
-use crate::support::{Response, WebSocket, request};
+use crate::support::{Response, WebSocket, eventually, request};
 
 const NGINX: &str = "/usr/sbin/nginx";
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";

@@ -1,6 +1,7 @@
 //! Who may subscribe, and the events channel.
 
-use super::{Face, eventually, expect_refused};
+use super::{Face, expect_refused};
+use crate::support::eventually;
 
 #[test]
 fn a_channel_has_as_many_subscribers_as_it_may() {

@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::Face;
-use crate::support::Response;
+use crate::support::{Response, eventually};
 
 const POLL: (&str, &str) = ("X-Nginx-PushStream-Mode", "polling");
 const EPOCH: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
@@ -23,7 +23,7 @@ impl Face {
         let before = self.subscribers(id);
         let target = target.to_owned();
         let waiting = scope.spawn(move || self.get(&target));
-        super::eventually("the poll waits", || self.subscribers(id) > before);
+        eventually("the poll waits", || self.subscribers(id) > before);
         waiting
     }
 
@@ -85,7 +85,7 @@ fn a_header_makes_a_long_poll_of_a_stream() {
     let face = Face::start("");
     thread::scope(|scope| {
         let waiting = scope.spawn(|| face.request("GET", "/sub/a", &[("X-Nginx-PushStream-Mode", "long-polling")], ""));
-        super::eventually("the poll waits", || face.subscribers("a") == 1);
+        eventually("the poll waits", || face.subscribers("a") == 1);
         face.publish("a", "x");
         assert_eq!(waiting.join().expect("an answer").body, "x");
     });

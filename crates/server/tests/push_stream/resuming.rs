@@ -1,6 +1,7 @@
 //! Where a subscriber goes on.
 
 use super::Face;
+use crate::support::eventually;
 
 const EPOCH: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
 
@@ -68,7 +69,7 @@ fn what_comes_while_a_stream_catches_up_comes_once() {
     let face = Face::start("[push_stream.streaming]\nmessage_template = \"~text~ \"");
     std::thread::scope(|scope| {
         let publisher = scope.spawn(|| (1..=80).for_each(|n| _ = face.publish("a", &n.to_string())));
-        super::eventually("some are stored", || face.get("/pub?id=a").status == 200);
+        eventually("some are stored", || face.get("/pub?id=a").status == 200);
         for _ in 0..5 {
             let mut stream = face.stream("/sub/a", &[("If-Modified-Since", EPOCH)]);
             let all: String = (1..=80).map(|n| format!("{n} ")).collect();

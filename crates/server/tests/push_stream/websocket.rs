@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Face, expect_refused};
-use crate::support::{WebSocket, opcode};
+use crate::support::{WebSocket, eventually, opcode};
 
 impl Face {
     fn websocket(&self, target: &str) -> WebSocket {
@@ -75,7 +75,7 @@ fn pings_the_end_and_a_deletion_are_frames() {
     let mut socket = face.websocket("/ws/a");
     assert_eq!(socket.frame().expect("a ping").opcode, opcode::PING);
     let mut deleted = face.websocket("/ws/b");
-    super::eventually("it is subscribed", || face.subscribers("b") == 1);
+    eventually("it is subscribed", || face.subscribers("b") == 1);
     assert_eq!(face.request("DELETE", "/pub?id=b", &[], "").status, 200);
     expect_text(&mut deleted, "-2:Channel deleted");
     expect_text(&mut deleted, "bye");
@@ -93,7 +93,7 @@ fn pings_the_end_and_a_deletion_are_frames() {
 fn what_is_said_is_published_where_the_configuration_says_so() {
     let face = Face::start("websocket_allow_publish = true");
     let (mut one, mut two) = (face.websocket("/ws/a/b"), face.websocket("/ws/b"));
-    super::eventually("both are subscribed", || face.subscribers("b") == 2);
+    eventually("both are subscribed", || face.subscribers("b") == 2);
     one.send_text("hello");
     expect_text(&mut two, "hello");
     expect_text(&mut one, "hello");

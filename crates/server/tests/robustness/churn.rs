@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use super::{PATH, eventually, expect_empty, reset};
-use crate::support::{Server, Socket, one_app, opcode};
+use super::{PATH, expect_empty, reset};
+use crate::support::{Server, Socket, eventually, one_app, opcode};
 
 /// Come and gone after the warm-up, by threads that have this many connected at once, together.
 const VISITS: usize = 50_000;

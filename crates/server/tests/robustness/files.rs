@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{PATH, eventually};
-use crate::support::{Server, Socket, one_app};
+use super::PATH;
+use crate::support::{Server, Socket, eventually, one_app};
 
 const FILES_MAX: usize = 64;
 

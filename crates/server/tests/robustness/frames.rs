@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use super::{PATH, eventually};
-use crate::support::{Server, Socket, one_app};
+use super::PATH;
+use crate::support::{Server, Socket, eventually, one_app};
 
 const TEXT: u8 = 0x81;
 const TEXT_BEGINS: u8 = 0x01;

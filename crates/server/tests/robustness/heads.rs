@@ -5,8 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::eventually;
-use crate::support::{PATIENCE, Server, one_app};
+use crate::support::{PATIENCE, Server, eventually, one_app};
 
 /// A server that waits for a head for one second.
 fn hasty() -> Server {

@@ -1,7 +1,7 @@
 //! Subscribers that vanish in the middle of a broadcast, without a word.
 
-use super::{Ledger, eventually, expect_number, publish_number, reset};
-use crate::support::{Server, one_app};
+use super::{Ledger, expect_number, publish_number, reset};
+use crate::support::{Server, eventually, one_app};
 
 const PUBLISHED: usize = 300;
 const STAYING: usize = 50;

@@ -26,7 +26,8 @@ mod tunnel;
 mod websocket;
 mod wire;
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub use http::{Response, connect, request};
 pub use pusher::{Socket, inner};
@@ -37,10 +38,20 @@ pub use websocket::{Frame, Refusal, WebSocket, masked_frame, opcode};
 pub use wire::{Body, Wire, head};
 
 /// How long a test waits for what should come at once, on a machine that is busy with other tests.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a test listens to be sure that nothing comes.
 pub const SILENCE: Duration = Duration::from_millis(250);
+
+/// Waits for what another thread or process brings about.
+#[track_caller]
+pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
 
 /// The development app, which tests with a configuration of their own define again.
 pub const APP_ID: &str = "1";

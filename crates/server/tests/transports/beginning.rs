@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::support::{Reader, STREAMS, TRANSPORTS, Transport, inner, target, token};
+use crate::support::{Reader, STREAMS, TRANSPORTS, Transport, eventually, inner, target, token};
 
 #[test]
 fn without_a_cursor_the_next_publication_is_the_first() {

@@ -1,11 +1,12 @@
 //! How it ends: readers that do not read, readers that vanish, servers that stop, tokens that are good no longer.
 
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::support::{Reader, STREAMS, TRANSPORTS, Transport, head, now_s, opcode, token};
+use crate::support::{Reader, STREAMS, TRANSPORTS, Transport, eventually, head, now_s, opcode, token};
 
 const SLOW: &str = "fanfare_connections_closed_total{reason=\"slow_consumer\"}";
 

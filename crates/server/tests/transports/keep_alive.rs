@@ -1,6 +1,10 @@
 //! Several requests on one connection: a poller's next one is served where it is, and any other goes to whom it concerns.
 
+use std::thread;
+use std::time::Duration;
+
 use super::*;
+use crate::support::eventually;
 
 const POLL: &str = "/sub/fanfare-key/room?format=json&transport=longpoll";
 

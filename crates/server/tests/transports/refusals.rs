@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::support::{WebSocket, Wire, token};
+use crate::support::{WebSocket, Wire, eventually, token};
 
 #[test]
 fn what_is_no_request_for_channels_is_400() {

@@ -1,5 +1,7 @@
 //! Coming back: every message once and in order, or a clear word that some may be missing.
 
+use std::thread;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -8,7 +10,7 @@ use fanfare_proto::cursor::{Cursor, Place, channel_hash};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::support::{APP_ID, Reader, STREAMS, TRANSPORTS, Transport, target};
+use crate::support::{APP_ID, Reader, STREAMS, TRANSPORTS, Transport, eventually, target};
 
 /// Publishes numbers, and tells the cursor behind each.
 fn publish_numbers(server: &Server, channel: &str, numbers: std::ops::RangeInclusive<u32>) -> Vec<String> {
