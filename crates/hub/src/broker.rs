@@ -297,4 +297,8 @@ impl fmt::Debug for Flight {
 pub trait BrokerEvents: Send + Sync {
     /// A publication to a channel that this node subscribed to. May wait for a loop's mailbox to drain.
     async fn publication(&self, key: &ChannelKey, delivery: Delivery);
+
+    /// Between what was delivered of the channel before and what will be from now on, something may be missing for good; the
+    /// stream goes on behind `now`. Waits like a publication, and keeps its place among them.
+    async fn gap(&self, key: &ChannelKey, now: Mark);
 }

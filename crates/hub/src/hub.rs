@@ -68,6 +68,15 @@ impl Routes {
     fn holders(&self, key: &ChannelKey) -> u64 {
         self.holders.pin().get(key).copied().unwrap_or(0)
     }
+
+    async fn deliver(&self, holders: u64, frames: Frames) {
+        let frames = Arc::new(frames);
+        for (index, mailbox) in self.loops.iter().enumerate() {
+            if holders & (1 << index) != 0 {
+                mailbox.send(Mail::Publication(frames.clone())).await;
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -79,11 +88,13 @@ impl BrokerEvents for Routes {
         }
         let Delivery { publication, mark, in_flight } = delivery;
         let frames = Frames::new(key.clone(), publication, mark, self.encoder.clone());
-        let frames = Arc::new(frames.carrying(in_flight));
-        for (index, mailbox) in self.loops.iter().enumerate() {
-            if holders & (1 << index) != 0 {
-                mailbox.send(Mail::Publication(frames.clone())).await;
-            }
+        self.deliver(holders, frames.carrying(in_flight)).await;
+    }
+
+    async fn gap(&self, key: &ChannelKey, now: Mark) {
+        let holders = self.holders(key);
+        if holders > 0 {
+            self.deliver(holders, Frames::gap(key.clone(), now, self.encoder.clone())).await;
         }
     }
 }

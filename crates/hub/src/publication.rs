@@ -29,6 +29,9 @@ pub enum Kind {
     Unaddressed,
     /// Not shown to anybody: close every socket subscribed here (`terminate_connections`).
     Terminate,
+    /// Nothing that anybody published: something before it may be missing for good. Whoever takes a form in which that cannot
+    /// be said is to go, and to come back ([`crate::shard::Shard::take_gapped`]).
+    Gap,
 }
 
 /// One message to all subscribers of a channel.
@@ -140,6 +143,9 @@ impl Encode for PusherForms {
     }
 
     fn encode(&self, form: Form, frames: &Frames) -> Bytes {
+        if frames.is_gap() {
+            return Bytes::new();
+        }
         let text = frames.publication().text(frames.key().name());
         match form {
             Form::DEFLATED => {
@@ -180,6 +186,17 @@ impl Frames {
     pub fn new(key: ChannelKey, publication: Arc<Publication>, mark: Option<Mark>, encoder: Arc<dyn Encode>) -> Self {
         let forms = std::iter::repeat_with(OnceLock::new).take(encoder.forms()).collect();
         Frames { key, publication, mark, encoder, forms, _in_flight: InFlight::default() }
+    }
+
+    /// What tells the channel's subscribers that something may be missing before `now`.
+    pub fn gap(key: ChannelKey, now: Mark, encoder: Arc<dyn Encode>) -> Self {
+        let nothing = Publication { kind: Kind::Gap, ..Publication::event("\"\"", "\"\"") };
+        Frames::new(key, Arc::new(nothing), Some(now), encoder)
+    }
+
+    /// Whether they tell of a gap.
+    pub fn is_gap(&self) -> bool {
+        self.publication.kind == Kind::Gap
     }
 
     /// As they are delivered: what they hold is given back when the last loop has shown and dropped them.

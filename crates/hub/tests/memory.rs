@@ -57,6 +57,10 @@ impl BrokerEvents for Slow {
     async fn publication(&self, _key: &ChannelKey, delivery: Delivery) {
         self.0.lock().unwrap().push(delivery);
     }
+
+    async fn gap(&self, _key: &ChannelKey, _now: Mark) {
+        unreachable!("memory loses nothing");
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -351,6 +355,10 @@ fn start() -> MemoryBroker {
     #[async_trait]
     impl BrokerEvents for Nobody {
         async fn publication(&self, _key: &ChannelKey, _delivery: Delivery) {}
+
+        async fn gap(&self, _key: &ChannelKey, _now: Mark) {
+            unreachable!("memory loses nothing");
+        }
     }
     MemoryBroker::start(Arc::new(Nobody), EPOCH)
 }
@@ -582,6 +590,10 @@ impl BrokerEvents for Screen {
     async fn publication(&self, _key: &ChannelKey, delivery: Delivery) {
         // The thread ends with the test.
         let _ = self.deliveries.lock().unwrap().send(delivery);
+    }
+
+    async fn gap(&self, _key: &ChannelKey, _now: Mark) {
+        unreachable!("memory loses nothing");
     }
 }
 

@@ -184,6 +184,7 @@ impl<W: Write> Writer<W> {
             Kind::Presence { version } => (1, version),
             Kind::Unaddressed => (2, 0),
             Kind::Terminate => (3, 0),
+            Kind::Gap => (4, 0),
         };
         self.number(kind)?;
         self.number(version)?;
@@ -293,6 +294,7 @@ impl<'f> Reader<'f> {
             (1, version) => Kind::Presence { version },
             (2, _) => Kind::Unaddressed,
             (3, _) => Kind::Terminate,
+            (4, _) => Kind::Gap,
             _ => return None,
         };
         let (time_ms, tag) = (self.number()?, u32::try_from(self.number()?).ok()?);

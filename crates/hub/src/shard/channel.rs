@@ -241,10 +241,14 @@ impl Batch {
         let mut n = 0;
         for frames in pending.iter() {
             bytes += frames.publication().data.len();
-            if n > 0 && (bytes > BATCH_BYTES_MAX || excepts.len() == EXCEPTS_MAX) {
+            if n > 0 && (bytes > BATCH_BYTES_MAX || excepts.len() == EXCEPTS_MAX || frames.is_gap()) {
                 break;
             }
             n += 1;
+            // A gap stands alone: some have to be told of it in their own way.
+            if frames.is_gap() {
+                break;
+            }
             excepts.extend(except_here(frames, salt).filter(|conn| !excepts.contains(conn)));
         }
         let frames: SmallVec<[Arc<Frames>; 1]> = pending.drain(..n).collect();

@@ -111,6 +111,8 @@ struct Conn<W> {
     doomed: bool,
     /// It takes one batch and has been shown it.
     answered: bool,
+    /// Reported in `gapped`.
+    gapped: bool,
     outbox: Outbox,
     subs: SmallVec<[Sub; 2]>,
 }
@@ -166,6 +168,7 @@ pub struct Shard<W> {
     changed: Vec<u32>,
     doomed: Vec<(ConnKey, Doom)>,
     answered: Vec<ConnKey>,
+    gapped: Vec<ConnKey>,
     /// Channels where pollers rest, by number and serial.
     resting: Vec<(u32, u32)>,
     ticks: u32,
@@ -191,6 +194,7 @@ impl<W: Wire> Shard<W> {
             changed: Vec::new(),
             doomed: Vec::new(),
             answered: Vec::new(),
+            gapped: Vec::new(),
             resting: Vec::new(),
             ticks: 0,
             token: 0,
@@ -203,7 +207,8 @@ impl<W: Wire> Shard<W> {
     /// A new connection of the app with this number.
     pub fn open(&mut self, wire: W, app: u32, form: Form) -> ConnKey {
         let (outbox, subs) = (Outbox::default(), SmallVec::new());
-        let conn = Conn { wire, app, form, dirty: false, full: false, doomed: false, answered: false, outbox, subs };
+        let (dirty, full, doomed, answered, gapped) = (false, false, false, false, false);
+        let conn = Conn { wire, app, form, dirty, full, doomed, answered, gapped, outbox, subs };
         let (slot, generation) = self.conns.insert(conn);
         ConnKey { slot, generation }
     }
@@ -305,6 +310,12 @@ impl<W: Wire> Shard<W> {
     /// The connections that took one batch and have been shown it; each once.
     pub fn take_answered(&mut self) -> Vec<ConnKey> {
         std::mem::take(&mut self.answered)
+    }
+
+    /// The connections that may have missed something and cannot be told; each once. They are to come back, and are live until
+    /// they go.
+    pub fn take_gapped(&mut self) -> Vec<ConnKey> {
+        std::mem::take(&mut self.gapped)
     }
 
     fn conn(&self, key: ConnKey) -> Option<&Conn<W>> {

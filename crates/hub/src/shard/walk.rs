@@ -159,6 +159,9 @@ impl<W: Wire> Shard<W> {
         let deliveries = to.batch.frames().len() as u32;
         // No bytes: it is not for those who take this form.
         if conn.doomed || conn.answered || bytes.is_empty() {
+            if to.batch.frames()[0].is_gap() {
+                self.cannot_tell(ConnKey { slot, generation });
+            }
             return;
         }
         if conn.wire.once() {
@@ -214,6 +217,9 @@ impl<W: Wire> Shard<W> {
         let Some(conn) = self.conns.get_mut(slot).filter(|conn| !conn.doomed && !conn.answered) else { return };
         let bytes = frames.bytes(conn.form).clone();
         if bytes.is_empty() {
+            if frames.is_gap() {
+                self.cannot_tell(ConnKey { slot, generation });
+            }
             return;
         }
         if conn.wire.once() {
@@ -222,6 +228,14 @@ impl<W: Wire> Shard<W> {
         }
         let channel = self.channels.get(number).expect("a subscription's channel exists");
         self.owe(slot, bytes, 1, channel.serial, channel.traits.newest);
+    }
+
+    /// Something may be missing, and there is no message that says so in this connection's form.
+    fn cannot_tell(&mut self, key: ConnKey) {
+        let conn = self.conns.get_mut(key.slot).expect("the caller looked it up");
+        if !conn.doomed && !conn.answered && !std::mem::replace(&mut conn.gapped, true) {
+            self.gapped.push(key);
+        }
     }
 
     fn owe(&mut self, slot: u32, bytes: Bytes, deliveries: u32, serial: u32, newest: bool) {

@@ -48,6 +48,10 @@ impl BrokerEvents for Ear {
         let Delivery { publication, mark, in_flight } = delivery;
         let _ = self.0.send(Heard { key: key.clone(), publication, mark, _in_flight: in_flight });
     }
+
+    async fn gap(&self, key: &ChannelKey, _now: Mark) {
+        panic!("{key:?}: a broker that nothing happens to has no gaps");
+    }
 }
 
 impl Heard {
