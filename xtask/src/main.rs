@@ -13,7 +13,8 @@ use step::{Step, cargo};
 const USAGE: &str = "\
 usage: cargo xtask <chore>
 
-  setup   installs what the tests need: Chromium, Node, Python, their packages, nginx with nchan, cargo-nextest
+  setup   installs what the tests need: Chromium, Node, Python, their packages, nginx with nchan, Redis,
+          cargo-nextest
   test    setup, then formatting, lints and every test; stops at the first step that fails";
 
 fn main() -> ExitCode {

@@ -18,8 +18,10 @@
 #![allow(dead_code, unused_imports)]
 
 mod http;
+pub mod proxy;
 mod pusher;
 mod reader;
+pub mod redis;
 mod server;
 pub mod sse;
 mod tunnel;
