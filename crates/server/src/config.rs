@@ -15,6 +15,7 @@ mod error;
 mod network;
 mod origin;
 mod push_stream;
+mod redis;
 mod tenants;
 mod watch;
 mod written;
@@ -23,6 +24,8 @@ pub use error::ConfigError;
 pub use network::Network;
 pub use origin::OriginRule;
 pub use push_stream::{PushStreamSettings, Templates};
+#[allow(unused_imports)]
+pub use redis::{Login, RedisServer, RedisServers, RedisSettings};
 pub use watch::watch;
 
 use crate::limits::Limits;
@@ -89,6 +92,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// The listener that speaks as nginx's push-stream module does.
     pub push_stream: Option<PushStreamSettings>,
+    /// The Redis servers that nodes share; `None`: this node is alone.
+    pub redis: Option<RedisSettings>,
     /// The tenants.
     pub apps: Vec<AppSettings>,
     /// No apps were configured, so `apps` is the development app.
@@ -117,6 +122,7 @@ impl Default for Config {
             data_dir: Some(default_data_dir(6001)),
             tls: None,
             push_stream: None,
+            redis: None,
             apps: vec![AppSettings::development()],
             dev: true,
         }

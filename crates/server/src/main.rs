@@ -14,6 +14,7 @@ mod edge;
 mod limits;
 mod metrics;
 mod push_stream;
+mod redis;
 mod tokens;
 
 fn main() -> std::process::ExitCode {

@@ -6,7 +6,7 @@
 
 use super::tenants;
 use super::written::{At, Place, Written, WrittenTls, Wrong};
-use super::{Config, DEVELOPMENT_KEY, TlsFiles, default_data_dir, push_stream};
+use super::{Config, DEVELOPMENT_KEY, TlsFiles, default_data_dir, push_stream, redis};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,7 @@ pub(super) fn config(written: Written) -> Result<Config, Wrong> {
         config.dev = false;
     }
     config.push_stream = written.push_stream.map(|written| push_stream::checked(written, &config)).transpose()?;
+    config.redis = written.redis.map(redis::checked).transpose()?;
     listeners_differ(&config).map_err(complaint_at(admin_place.or(listen_place.clone())))?;
     development_stays_home(&config).map_err(complaint_at(listen_place))?;
     Ok(config)
@@ -154,7 +155,7 @@ fn tls(written: WrittenTls) -> Result<Option<TlsFiles>, Wrong> {
 }
 
 /// A file that is there, at least now.
-fn file(At { value, place }: At<String>) -> Result<PathBuf, Wrong> {
+pub(super) fn file(At { value, place }: At<String>) -> Result<PathBuf, Wrong> {
     match std::fs::File::open(Path::new(&value)) {
         Ok(_) => Ok(value.into()),
         Err(error) => Err(Wrong::at(place, format!("cannot read {value:?}: {error}"))),

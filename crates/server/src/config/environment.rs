@@ -1,8 +1,10 @@
-//! The layer that the environment makes: one variable for each top-level key, and three that define an app together.
+//! The layer that the environment makes: one variable for each top-level key, three that define an
+//! app together, and one for the Redis servers.
 //!
 //! Not here: reading the process' environment, which `config` does, so that tests can make one up.
 
 use super::error::{edits, nearest};
+use super::redis;
 use super::written::{At, Id, Place, Written, WrittenApp, WrittenKey, Wrong};
 use std::collections::BTreeMap;
 
@@ -23,12 +25,13 @@ pub(super) fn written(variables: &Variables, file_has_apps: bool) -> Result<Writ
             refuse_mistyped(name)?;
         }
     }
+    written.redis = variables.get(redis::VARIABLE).map(|text| redis::from_variable(text));
     written.apps = app(variables, file_has_apps)?.map(|app| At { place: app.place.clone(), value: vec![app] });
     Ok(written)
 }
 
 fn refuse_mistyped(name: &str) -> Result<(), Wrong> {
-    let known = [Written::VARIABLES, &APP].concat();
+    let known = [Written::VARIABLES, &APP, &[redis::VARIABLE]].concat();
     match nearest(name, &known) {
         Some(near) if (1..=TYPING_ERRORS_MAX).contains(&edits(name, near)) => {
             let message = format!("unknown variable; the nearest known one is `{near}`");

@@ -2,7 +2,7 @@
 
 use super::written::{
     Place, WHOLE_NUMBER, Written, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream,
-    WrittenTemplates, WrittenTls, Wrong,
+    WrittenRedis, WrittenTemplates, WrittenTls, Wrong,
 };
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -118,6 +118,7 @@ fn home_of(key: &str) -> Option<&'static str> {
         ("[[apps.history]]", WrittenHistory::KEYS),
         ("[tls]", WrittenTls::KEYS),
         ("[push_stream]", WrittenPushStream::KEYS),
+        ("[redis]", WrittenRedis::KEYS),
         ("[push_stream.streaming] or another mode's table", WrittenTemplates::KEYS),
     ];
     let home = tables.iter().find(|(_, keys)| keys.contains(&key))?;

@@ -82,6 +82,7 @@ macro_rules! scalars {
                 $($key: $kind,)*
                 tls: WrittenTls,
                 push_stream: WrittenPushStream,
+                redis: WrittenRedis,
                 apps: Vec<At<WrittenApp>>,
             }
         }
@@ -96,6 +97,7 @@ macro_rules! scalars {
                     $($key: self.$key.or(below.$key),)*
                     tls: self.tls.or(below.tls),
                     push_stream: self.push_stream.or(below.push_stream),
+                    redis: self.redis.or(below.redis),
                     apps: self.apps.or(below.apps),
                 }
             }
@@ -178,6 +180,20 @@ table! {
         message_template: String,
         footer_template: String,
         content_type: String,
+    }
+}
+
+table! {
+    /// `[redis]`.
+    WrittenRedis {
+        servers: Vec<At<String>>,
+        sentinels: Vec<At<String>>,
+        masters: Vec<At<String>>,
+        cluster: Vec<At<String>>,
+        username: String,
+        password: String,
+        prefix: String,
+        ca: String,
     }
 }
 
