@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use fanfare_proto::socket_id::SocketId;
-use fanfare_proto::{deflate, server, ws};
+use fanfare_proto::{deflate, feed, server, ws};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::broker::{InFlight, Mark, StreamPosition};
@@ -190,8 +190,9 @@ impl Frames {
 
     /// What tells the channel's subscribers that something may be missing before `now`.
     pub fn gap(key: ChannelKey, now: Mark, encoder: Arc<dyn Encode>) -> Self {
-        let nothing = Publication { kind: Kind::Gap, ..Publication::event("\"\"", "\"\"") };
-        Frames::new(key, Arc::new(nothing), Some(now), encoder)
+        let event = format!("\"{}gap\"", feed::RESERVED);
+        let gap = Publication { kind: Kind::Gap, ..Publication::event(event, "\"{}\"") };
+        Frames::new(key, Arc::new(gap), Some(now), encoder)
     }
 
     /// Whether they tell of a gap.

@@ -7,7 +7,7 @@ use fanfare_hub::publication::Form;
 use fanfare_hub::shard::{After, Change, ConnKey, Doom, Subscribed, Traits};
 use fanfare_hub::{ChannelKey, Kind, Publication, Shard, StreamPosition};
 
-use support::{Mood, PLAIN, SALT, Tap, change, frames, note, publication, settle, socket, stored};
+use support::{Mood, PLAIN, SALT, Tap, change, frames, gap, note, publication, settle, socket, stored};
 
 /// More than a slice has room for.
 const CROWD: usize = 300;
@@ -412,6 +412,80 @@ fn terminate_closes_everybody_on_the_channel_and_is_shown_to_nobody() {
     settle(&mut shard);
     assert_eq!(shard.take_doomed(), [(conn, Doom::Terminated)]);
     assert!(tap.heard().is_empty() && shard.is_open(other));
+}
+
+// Gaps.
+
+fn lost(offset: u64) -> StreamPosition {
+    StreamPosition { epoch: 1, offset }
+}
+
+fn gapped(shard: &mut Shard<Tap>, offset: u64) {
+    shard.publish(gap(&key("room"), offset as usize, lost(offset)));
+}
+
+fn deaf(shard: &mut Shard<Tap>) -> (ConnKey, Tap) {
+    let tap = Tap::new(Mood::Open);
+    let conn = shard.open(tap.clone(), 0, Form::DEFLATED);
+    shard.subscribe(conn, "1/room", PLAIN, false);
+    shard.opened(&key("room"), |_| Bytes::new());
+    (conn, tap)
+}
+
+#[test]
+fn a_gap_keeps_its_place_among_what_is_published() {
+    let mut shard = shard();
+    let (_, tap) = live(&mut shard, "room", PLAIN, Mood::Open);
+    publish(&mut shard, "room", 1);
+    gapped(&mut shard, 2);
+    publish(&mut shard, "room", 3);
+    settle(&mut shard);
+    assert_eq!((tap.heard(), shard.take_gapped()), (vec!["room 1".into(), "room 2".into(), "room 3".into()], vec![]));
+}
+
+#[test]
+fn who_cannot_be_told_of_a_gap_is_named_once_and_stays_live() {
+    let mut shard = shard();
+    let (conn, tap) = deaf(&mut shard);
+    (1..=3).for_each(|offset| {
+        publish(&mut shard, "room", offset);
+        gapped(&mut shard, offset as u64);
+    });
+    publish(&mut shard, "room", 4);
+    settle(&mut shard);
+    assert_eq!(shard.take_gapped(), [conn]);
+    assert_eq!(tap.heard(), ["room 1", "room 2", "room 3", "room 4"]);
+    assert!(shard.take_gapped().is_empty() && shard.take_doomed().is_empty());
+}
+
+#[test]
+fn who_is_catching_up_hears_of_a_gap_once_and_only_if_its_history_ends_before_it() {
+    for (seen, expected) in [(4, vec!["welcome", "room 5"]), (5, vec!["welcome"]), (9, vec!["welcome"])] {
+        let mut shard = shard();
+        let (conn, tap, token) = waiting(&mut shard, "room");
+        gapped(&mut shard, 5);
+        settle(&mut shard);
+        let after = After { stored: Some(lost(seen)), presence: None };
+        assert!(shard.entered(conn, "1/room", token, note("welcome"), after));
+        settle(&mut shard);
+        assert_eq!(tap.heard(), expected, "after {seen}");
+    }
+}
+
+#[test]
+fn who_rests_between_two_polls_has_to_ask_after_a_gap() {
+    let mut shard = shard();
+    let (conn, tap) = live(&mut shard, "room", PLAIN, Mood::Open);
+    tap.take_once();
+    shard.publish(stored(&key("room"), publication(1, 0), position(1)));
+    settle(&mut shard);
+    assert_eq!(shard.take_answered(), [conn]);
+    shard.rest(conn);
+    assert!(shard.is_current("1/room", lost(1)));
+    gapped(&mut shard, 4);
+    settle(&mut shard);
+    assert!(!shard.is_current("1/room", lost(1)) && shard.take_gapped().is_empty());
+    assert!(shard.is_current("1/room", lost(4)), "nothing is between the news and whoever comes after it");
 }
 
 // Catching up.

@@ -121,6 +121,7 @@ impl Collector for Cells {
             ("slow_consumer", sum.closed_slow),
             ("silent", sum.closed_silent),
             ("told", sum.closed_told),
+            ("gap", sum.closed_gap),
             ("violation", sum.closed_violation),
         ];
         by_reason(&mut to, "connections_closed", "Connections that this server closed", &closed)?;

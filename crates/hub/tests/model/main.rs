@@ -30,6 +30,7 @@ enum Action {
     Enter { conn: usize, channel: usize, stored: Option<i64>, presence: Option<i64> },
     Publish { line: usize, padding: usize, place: Place, except: Option<usize> },
     PublishPastAStranger { line: usize, slot: u64 },
+    Gap { line: usize, restarted: bool },
     Terminate { line: usize },
     Turn,
     Tick,
@@ -75,6 +76,7 @@ fn action() -> impl Strategy<Value = Action> {
         24 => (line(), 0..300usize, place(), proptest::option::of(conn()))
             .prop_map(|(line, padding, place, except)| Action::Publish { line, padding, place, except }),
         1 => (line(), 0..4u64).prop_map(|(line, slot)| Action::PublishPastAStranger { line, slot }),
+        2 => (line(), any::<bool>()).prop_map(|(line, restarted)| Action::Gap { line, restarted }),
         1 => line().prop_map(|line| Action::Terminate { line }),
         14 => Just(Action::Turn),
         3 => Just(Action::Tick),
@@ -90,6 +92,7 @@ fn narrowed(action: Action) -> Action {
         Action::Publish { line, padding, place, except } => {
             Action::Publish { line: line % CHANNELS, padding, place, except }
         }
+        Action::Gap { line, restarted } => Action::Gap { line: line % CHANNELS, restarted },
         other => other,
     }
 }
@@ -105,6 +108,7 @@ fn act(world: &mut World, action: Action) {
         Action::Enter { conn, channel, stored, presence } => world.enter(conn, channel, stored, presence),
         Action::Publish { line, padding, place, except } => world.publish(line, padding, place, except),
         Action::PublishPastAStranger { line, slot } => world.publish_past_a_stranger(line, slot),
+        Action::Gap { line, restarted } => world.gap(line, restarted),
         Action::Terminate { line } => world.terminate(line),
         Action::Turn => world.turn(),
         Action::Tick => world.tick(),

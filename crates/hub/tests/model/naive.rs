@@ -13,6 +13,8 @@ pub struct Sent {
     pub version: Option<u64>,
     /// The number of the connection that it is kept from.
     pub except: Option<usize>,
+    /// It tells of a gap.
+    pub gap: bool,
 }
 
 impl Sent {
@@ -46,19 +48,28 @@ impl Stay {
         Stay { conn, from, to: None, hold, token: 0, told, after: After::default(), ticks: 0, compared: usize::MAX }
     }
 
-    /// What this stay shows of `sent`, beginning at `start`.
-    fn shown(&self, sent: &[Sent], start: usize) -> Vec<usize> {
-        let shown = (start..self.to.unwrap_or(sent.len())).filter(|&index| {
+    /// What this stay shows of `sent`, beginning at `start`; gaps not to those who are `deaf` to them.
+    fn shown(&self, sent: &[Sent], start: usize, deaf: bool) -> Vec<usize> {
+        let due = self.due(sent, start).filter(|index| !(sent[*index].gap && deaf));
+        due.map(|index| sent[index].id).collect()
+    }
+
+    fn due(&self, sent: &[Sent], start: usize) -> impl Iterator<Item = usize> {
+        (start..self.to.unwrap_or(sent.len())).filter(move |&index| {
             sent[index].except != Some(self.conn) && !(index < self.compared && sent[index].is_known(self.after))
-        });
-        shown.map(|index| sent[index].id).collect()
+        })
+    }
+
+    /// Whether somebody may have missed something who stayed until now.
+    pub fn has_gap(&self, sent: &[Sent]) -> bool {
+        self.to.is_none() && self.due(sent, self.from).any(|index| sent[index].gap)
     }
 
     /// Checks what was heard during this stay. A stay may begin with what was sent before it and not yet shown to those
     /// who were there; it may end anywhere once the connection has left or has been given up (not `whole`).
-    pub fn check(&self, sent: &[Sent], heard: &[usize], whole: bool, newest: bool) {
+    pub fn check(&self, sent: &[Sent], heard: &[usize], whole: bool, deaf: bool, newest: bool) {
         let first = heard.first().and_then(|id| sent.iter().position(|sent| sent.id == *id));
-        let due = self.shown(sent, first.map_or(self.from, |first| first.min(self.from)));
+        let due = self.shown(sent, first.map_or(self.from, |first| first.min(self.from)), deaf);
         let whole = whole && self.to.is_none();
         if newest {
             let mut rest = due.iter();

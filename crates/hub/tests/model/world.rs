@@ -7,7 +7,7 @@ use fanfare_hub::{ChannelKey, Kind, Publication, Shard, StreamPosition};
 use fanfare_proto::socket_id::SocketId;
 
 use crate::naive::{Sent, Stay};
-use crate::support::{Mood, PLAIN, SALT, Tap, change, frames, note, publication, settle, socket, stored};
+use crate::support::{Mood, PLAIN, SALT, Tap, change, frames, gap, note, publication, settle, socket, stored};
 use fanfare_hub::publication::Form;
 
 /// Apps, and channels of each.
@@ -27,6 +27,9 @@ struct Conn {
     mood: Mood,
     open: bool,
     doom: Option<Doom>,
+    /// It takes a form in which no gap can be told.
+    deaf: bool,
+    gapped: bool,
 }
 
 /// A channel as the model knows it.
@@ -115,7 +118,8 @@ impl World {
     pub fn open(&mut self, app: usize, form: Form, mood: Mood) {
         let tap = Tap::new(mood);
         let key = self.shard.open(tap.clone(), app as u32, form);
-        self.conns.push(Conn { key, app, tap, mood, open: true, doom: None });
+        let deaf = form == Form::DEFLATED;
+        self.conns.push(Conn { key, app, tap, mood, open: true, doom: None, deaf, gapped: false });
     }
 
     pub fn close(&mut self, conn: usize) {
@@ -238,7 +242,7 @@ impl World {
         self.ids += 1;
         let id = self.ids;
         let line = &mut self.lines[line];
-        let mut sent = Sent { id, position: None, version: None, except: None };
+        let mut sent = Sent { id, position: None, version: None, except: None, gap: false };
         let mut letter = publication(id, padding);
         match place {
             Place::Transient => {}
@@ -264,7 +268,19 @@ impl World {
         let mut letter = publication(self.ids, 0);
         letter.except = Some(SocketId { a: SALT + 1, b: slot });
         self.shard.publish(frames(&line.key, letter));
-        line.sent.push(Sent { id: self.ids, position: None, version: None, except: None });
+        line.sent.push(Sent { id: self.ids, position: None, version: None, except: None, gap: false });
+    }
+
+    /// Something was lost: in the middle of the stream, or with its beginning.
+    pub fn gap(&mut self, line: usize, restarted: bool) {
+        self.ids += 1;
+        let line = &mut self.lines[line];
+        line.newest = match restarted {
+            true => StreamPosition { epoch: line.newest.epoch + 1, offset: 0 },
+            false => StreamPosition { offset: line.newest.offset + 3, ..line.newest },
+        };
+        self.shard.publish(gap(&line.key, self.ids, line.newest));
+        line.sent.push(Sent { id: self.ids, position: Some(line.newest), version: None, except: None, gap: true });
     }
 
     pub fn terminate(&mut self, line: usize) {
@@ -334,6 +350,14 @@ impl World {
             assert_eq!(conn.doom.replace(doom), None, "doomed once");
             self.gentle = false;
         }
+        for key in self.shard.take_gapped() {
+            // It may have been closed since.
+            let Some(conn) = self.conns.iter_mut().find(|conn| conn.key == key) else {
+                panic!("never opened: {key:?}")
+            };
+            assert!(conn.deaf, "whoever can be told is not to go");
+            assert!(!std::mem::replace(&mut conn.gapped, true), "named once");
+        }
     }
 
     /// Lets everything flow, compares what arrived, closes everybody, and finds nothing left.
@@ -359,16 +383,18 @@ impl World {
 
     /// Compares what a connection heard with what it was owed; returns how many publications that were.
     fn check_heard(&self, conn: usize) -> usize {
-        let Conn { app, tap, open, doom, .. } = &self.conns[conn];
+        let Conn { app, tap, open, doom, deaf, gapped, .. } = &self.conns[conn];
         let heard = tap.heard();
         for line in &self.lines[app * CHANNELS..(app + 1) * CHANNELS] {
             let visits = visits(&heard, line.number());
             let stays: Vec<&Stay> = line.stays.iter().filter(|stay| stay.conn == conn && stay.told).collect();
             let whole = *open && doom.is_none();
+            let missed = stays.iter().any(|stay| stay.has_gap(&line.sent));
+            assert!(!(whole && *deaf && missed) || *gapped, "whoever cannot be told has to go");
             assert!(if whole { visits.len() == stays.len() } else { visits.len() <= stays.len() });
             assert!(visits.iter().flatten().is_sorted_by(|a, b| a < b), "nothing twice, in order: {visits:?}");
             stays.iter().zip(&visits).for_each(|(stay, ids)| {
-                stay.check(&line.sent, ids, whole, line.traits.newest);
+                stay.check(&line.sent, ids, whole, *deaf, line.traits.newest);
             });
         }
         heard.iter().filter(|text| text.starts_with('c')).count()

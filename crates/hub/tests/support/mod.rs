@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fanfare_hub::publication::PusherForms;
 use fanfare_hub::shard::{ConnKey, Sent, Traits, Wire};
-use fanfare_hub::{ChannelKey, Frames, Kind, Mark, Publication, Shard, StreamPosition};
+use fanfare_hub::{ChannelKey, Encode, Form, Frames, Kind, Mark, Publication, Shard, StreamPosition};
 use fanfare_proto::deflate::inflate;
 use fanfare_proto::socket_id::SocketId;
 use fanfare_proto::ws::{FIN, Header, TEXT, text_frame};
@@ -150,7 +150,34 @@ pub fn frames(key: &ChannelKey, publication: Publication) -> Arc<Frames> {
 /// A letter to a shard. Messages of 100 bytes and more are worth deflating.
 pub fn stored(key: &ChannelKey, publication: Publication, position: Option<StreamPosition>) -> Arc<Frames> {
     let mark = position.map(|position| Mark { position, stamp: position.offset, settled: 0 });
-    Arc::new(Frames::new(key.clone(), publication.into(), mark, Arc::new(PusherForms { deflate_bytes_min: 100 })))
+    Arc::new(Frames::new(key.clone(), publication.into(), mark, Arc::new(Teller(FORMS))))
+}
+
+/// News of a gap, which [`brief`] shows as the channel and `id`. It can be told as text, and not deflated.
+pub fn gap(key: &ChannelKey, id: usize, position: StreamPosition) -> Arc<Frames> {
+    let now = Mark { position, stamp: id as u64, settled: 0 };
+    Arc::new(Frames::gap(key.clone(), now, Arc::new(Teller(FORMS))))
+}
+
+const FORMS: PusherForms = PusherForms { deflate_bytes_min: 100 };
+
+/// Pusher's forms, the first of which can tell of gaps.
+struct Teller(PusherForms);
+
+impl Encode for Teller {
+    fn forms(&self) -> usize {
+        self.0.forms()
+    }
+
+    fn encode(&self, form: Form, frames: &Frames) -> Bytes {
+        match frames.mark() {
+            Some(mark) if frames.is_gap() && form == Form::TEXT => {
+                let told = publication(mark.stamp as usize, 0).text(frames.key().name());
+                text_frame(&told).into()
+            }
+            _ => self.0.encode(form, frames),
+        }
+    }
 }
 
 /// As [`publication`], for a change of members.

@@ -19,6 +19,7 @@ use mio::Registry;
 use tokio::sync::mpsc;
 
 use super::conn::{Conn, Talk, User};
+use super::departures::Departures;
 use super::farewell::Farewells;
 use super::feed::Farewell;
 use super::listen::Reader;
@@ -52,6 +53,7 @@ pub struct Desk {
     pub asked: Vec<Request>,
     /// Requests of earlier turns that found no room.
     pub waiting: VecDeque<Request>,
+    pub departures: Departures,
     pub farewells: Farewells,
     pub registry: Registry,
     /// Since the loop began.
@@ -179,6 +181,18 @@ impl Desk {
                     self.close_with(key, CloseCode::UNAUTHORIZED, "connection terminated by the app", Some(why));
                 }
                 Doom::Broken => self.close(key, Some(why), false),
+            }
+        }
+    }
+
+    /// Lets those go, little by little, who may have missed something and can only be told by having to come back.
+    pub fn close_gapped(&mut self) {
+        let gapped = self.shard.take_gapped();
+        self.departures.add(gapped, self.now_ms, self.salt ^ self.now_ms);
+        while let Some(key) = self.departures.take_due(self.now_ms) {
+            if self.shard.is_open(key) {
+                LoopStats::count(&self.stats.closed_gap);
+                self.close_with(key, CloseCode::RECONNECT, "", None);
             }
         }
     }

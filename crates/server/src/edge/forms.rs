@@ -104,7 +104,7 @@ impl Forms {
     }
 
     fn feed(&self, frames: &Frames, framing: Framing, format: Format) -> Bytes {
-        if !matches!(frames.publication().kind, Kind::Event | Kind::Presence { .. }) {
+        if !matches!(frames.publication().kind, Kind::Event | Kind::Presence { .. } | Kind::Gap) {
             return Bytes::new();
         }
         let form = |framing| feed_form(framing, format);
@@ -123,8 +123,10 @@ impl Forms {
                 line.into()
             }
             Framing::Answer => match format {
-                Format::Raw => raw_answer(frames, cursor(frames).as_deref(), None).into(),
-                Format::Json => json_answer(std::iter::once(frames), cursor(frames).as_deref(), None).into(),
+                Format::Raw => raw_answer(frames, cursor(frames).as_deref(), recovered(frames)).into(),
+                Format::Json => {
+                    json_answer(std::iter::once(frames), cursor(frames).as_deref(), recovered(frames)).into()
+                }
             },
         }
     }
@@ -136,6 +138,9 @@ impl Encode for Forms {
     }
 
     fn encode(&self, form: Form, frames: &Frames) -> Bytes {
+        if frames.is_gap() && !takes_gaps(form, frames) {
+            return Bytes::new();
+        }
         match form {
             Form::TEXT | Form::DEFLATED => self.pusher.encode(form, frames),
             LINES => line(&frames.publication().text(frames.key().name())),
@@ -162,6 +167,17 @@ impl Encode for Forms {
         frames.iter().for_each(|frames| out.extend_from_slice(frames.bytes(form)));
         out.into()
     }
+}
+
+/// Whether a gap can be told in this form. Stock clients know no such message; and nobody asked in so many words for a
+/// channel that begins with '#'.
+fn takes_gaps(form: Form, frames: &Frames) -> bool {
+    !matches!(form, Form::TEXT | Form::DEFLATED | LINES) && !frames.key().name().starts_with('#')
+}
+
+/// What an answer that a gap ends says of what was missed.
+fn recovered(frames: &Frames) -> Option<bool> {
+    frames.is_gap().then_some(false)
 }
 
 fn of_feed(number: u8) -> (Framing, Format) {
@@ -202,8 +218,9 @@ pub fn cursor(frames: &Frames) -> Option<String> {
 /// The payload, or the object around it.
 fn item(frames: &Frames, format: Format) -> Vec<u8> {
     match format {
-        Format::Raw => payload(frames).into_owned().into_bytes(),
-        Format::Json => {
+        // An event of our own is an object in both.
+        Format::Raw if !frames.is_gap() => payload(frames).into_owned().into_bytes(),
+        _ => {
             let mut out = Vec::with_capacity(160 + frames.publication().data.len());
             object(&mut out, frames);
             out
@@ -248,8 +265,8 @@ fn sse(frames: &Frames, format: Format) -> Vec<u8> {
     let mut out = Vec::with_capacity(160 + frames.publication().data.len());
     let (id, event) = (cursor(frames), unescaped(event_token(frames)));
     match format {
-        Format::Raw => feed::sse(&mut out, id.as_deref(), &event, &payload(frames)),
-        Format::Json => {
+        Format::Raw if !frames.is_gap() => feed::sse(&mut out, id.as_deref(), &event, &payload(frames)),
+        _ => {
             let object = item(frames, Format::Json);
             feed::sse(&mut out, id.as_deref(), &event, std::str::from_utf8(&object).expect("JSON is text"));
         }
@@ -338,4 +355,52 @@ pub fn finish(out: &mut Vec<u8>, body: &[u8]) {
     header(out, "Content-Length", &body.len().to_string());
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body);
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfare_hub::{ChannelKey, Mark, StreamPosition};
+
+    use super::*;
+
+    fn gap(name: &str, form: Form) -> String {
+        let now = Mark { position: StreamPosition { epoch: 1, offset: 7 }, stamp: 9, settled: 8 };
+        let encoder = Arc::new(Forms::new(usize::MAX));
+        let frames = Frames::gap(ChannelKey::new("1", name), now, encoder);
+        String::from_utf8_lossy(frames.bytes(form)).into_owned()
+    }
+
+    #[test]
+    fn a_gap_is_told_wherever_it_can_be() {
+        for format in [Format::Raw, Format::Json] {
+            let object = gap("news", feed_form(Framing::Lines, format));
+            assert!(
+                object.starts_with(r#"{"channel":"news","event":"fanfare:gap","data":"{}","cursor":""#),
+                "{object}"
+            );
+            assert!(gap("news", feed_form(Framing::Socket, format)).ends_with(object.trim_end()));
+            let event = gap("news", feed_form(Framing::Sse, format));
+            assert!(
+                event.starts_with("id: ") && event.contains("\nevent: fanfare:gap\ndata: {\"channel\":"),
+                "{event}"
+            );
+            let answer = gap("news", feed_form(Framing::Answer, format));
+            assert!(answer.contains("Fanfare-Recovered: false\r\n") && has_cursor(answer.as_bytes()), "{answer}");
+        }
+        let positioned = gap("news", POSITIONED);
+        assert!(
+            positioned.contains(r#"{"event":"fanfare:gap","channel":"news","data":"{}","cursor":""#),
+            "{positioned}"
+        );
+    }
+
+    #[test]
+    fn stock_clients_and_channels_that_nobody_asked_for_have_no_word_for_it() {
+        for form in [Form::TEXT, Form::DEFLATED, LINES] {
+            assert_eq!(gap("news", form), "", "{form:?}");
+        }
+        for name in ["#server-to-user-ann", "#watch-ann"] {
+            assert_eq!(gap(name, POSITIONED), "", "{name}");
+        }
+    }
 }

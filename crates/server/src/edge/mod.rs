@@ -23,11 +23,13 @@
 //! | `conn` | what is kept for each connection |
 //! | `stream`, `tls`, `pipe` | what a connection is written on: a socket, bare or under TLS, or a pipe into an answer that hyper sends |
 //! | `body` | the body of such an answer |
+//! | `departures` | connections that are to come back, let go one after the other |
 //! | `farewell` | sockets that have been closed and still hold our last words |
 
 mod body;
 pub mod certificates;
 mod conn;
+mod departures;
 mod desk;
 pub mod door;
 mod envelope;

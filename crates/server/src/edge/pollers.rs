@@ -265,7 +265,12 @@ impl Session {
                 let message = line.reason.map_or(String::new(), |reason| reason.0.into_owned());
                 self.over = Some(Over { status: 503, message });
             }
-            _ => self.messages.push_back(Message { line: text.to_owned(), cursor }),
+            event => {
+                if event == "fanfare:gap" {
+                    self.recovered = Some(false);
+                }
+                self.messages.push_back(Message { line: text.to_owned(), cursor });
+            }
         }
     }
 

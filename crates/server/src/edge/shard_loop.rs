@@ -26,6 +26,7 @@ use mio::{Events, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
 use super::conn::{Conn, Talk};
+use super::departures::Departures;
 use super::desk::Desk;
 use super::farewell::Farewells;
 use super::feed::{self, Farewell};
@@ -61,7 +62,8 @@ const LETTERS_PER_TURN: usize = 256;
 const ORDERS_PER_TURN: usize = 32;
 
 const TICK: Duration = Duration::from_secs(1);
-const DRAIN_TICK: Duration = Duration::from_millis(20);
+/// How often to look while connections are let go one after the other.
+const FAREWELL_TICK: Duration = Duration::from_millis(20);
 
 /// How long to wait for the control plane before offering it the same requests again.
 const BUSY_TICK: Duration = Duration::from_millis(1);
@@ -132,6 +134,7 @@ impl Prepared {
             idle: Vec::new(),
             asked: Vec::new(),
             waiting: VecDeque::new(),
+            departures: Departures::default(),
             farewells: Farewells::default(),
             registry: self.poll.registry().try_clone()?,
             now_ms: 0,
@@ -205,6 +208,7 @@ impl ShardLoop {
             self.desk.send_requests();
             self.desk.shard.turn();
             self.desk.close_doomed();
+            self.desk.close_gapped();
             self.rest_answered();
             self.tick();
             self.write_stats();
@@ -218,8 +222,8 @@ impl ShardLoop {
             Duration::ZERO
         } else if !self.desk.waiting.is_empty() {
             BUSY_TICK
-        } else if self.drain.is_some() {
-            DRAIN_TICK
+        } else if self.drain.is_some() || !self.desk.departures.is_empty() {
+            FAREWELL_TICK
         } else {
             (self.ticked + TICK).saturating_sub(self.began.elapsed())
         }

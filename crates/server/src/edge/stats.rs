@@ -57,6 +57,8 @@ cells! {
     closed_silent,
     /// Connections closed because their app or user had to go.
     closed_told,
+    /// Connections closed because they may have missed something and have no other way to hear it.
+    closed_gap,
     /// Connections that broke the WebSocket protocol.
     closed_violation,
 }
