@@ -255,18 +255,19 @@ export class Fanfare {
       link.alive(1_000 * (this.#options.openTimeout + (waits ? wait : 0)));
       const response = await this.#get(link, { ...waits, ...(this.#sid && { sid: this.#sid }) });
       const { messages, cursor, recovered, sid } = await response.json();
+      const told = messages.some(({ event }) => event === 'fanfare:gap');
       for (const channel of link.channels) {
-        const event = link.unheard.has(channel) ? 'subscribed' : recovered === false && 'gap';
+        const event = link.unheard.has(channel) ? 'subscribed' : recovered === false && !told && 'gap';
         if (event) {
           this.#hear(link, { event: `fanfare:${event}`, channel, recovered });
         }
       }
+      this.#sid = sid ?? this.#sid;
       messages.forEach((message) => this.#hear(link, message));
       if (link.over) {
         return;
       }
       this.#cursor = cursor ?? this.#cursor;
-      this.#sid = sid ?? this.#sid;
       if (!waits) {
         const ms = 1_000 * this.#options.pollInterval * (0.8 + 0.4 * Math.random());
         link.alive(2 * ms + 1_000 * this.#options.openTimeout);
@@ -314,6 +315,11 @@ export class Fanfare {
         return this.#subscribed(link, message, entry);
       case 'fanfare:gap':
         this.#cursor = cursor ?? this.#cursor;
+        if (channel.startsWith('presence-') && link === this.#link && !this.#next) {
+          // Who is there now is told to those who subscribe.
+          this.#sid = undefined;
+          this.#try(link.transport);
+        }
         return entry && this.#emit('gap', { channel });
       case 'fanfare:error':
         return this.#refused(link, message);
