@@ -9,17 +9,21 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::audit::Audit;
 use crate::broker::{
     Broker, BrokerError, BrokerEvents, Cached, Delivery, History, Mark, Post, Published, Since, Stored,
 };
+use crate::herald::{Crier, Herald};
 use crate::key::ChannelKey;
 use crate::mail::{Mail, Mailbox, Request};
-use crate::presence::{Counts, Member, PresenceStore, StoreError};
+use crate::presence::{Counts, Member, PresenceEvents, PresenceStore, StoreError};
 use crate::publication::{Encode, Frames, Kind, Publication};
+use crate::rosters::Rosters;
 use crate::seconds::Seconds;
 use crate::stripe::{Ask, Stripe};
 
@@ -27,7 +31,7 @@ use crate::stripe::{Ask, Stripe};
 pub const LOOPS_MAX: usize = 64;
 
 /// Stripes of channels. Each serves its requests one at a time, so this is how many may wait for a store at once.
-const STRIPES: usize = 16;
+const STRIPES: usize = 64;
 
 /// Requests that a stripe's queue holds before loops stop reading.
 const REQUESTS_MAX: usize = 1024;
@@ -38,13 +42,14 @@ pub struct Routes {
     /// A bit for each loop with at least one subscriber, now or a moment ago.
     holders: papaya::HashMap<ChannelKey, u64>,
     encoder: Arc<dyn Encode>,
+    pub(crate) rosters: Rosters,
 }
 
 impl Routes {
     /// Routes to these loops, whose subscribers take their messages as `encoder` writes them.
     pub fn new(loops: Vec<Mailbox<Mail>>, encoder: Arc<dyn Encode>) -> Self {
         assert!(loops.len() <= LOOPS_MAX, "at most {LOOPS_MAX} loops");
-        Routes { loops, holders: papaya::HashMap::new(), encoder }
+        Routes { loops, holders: papaya::HashMap::new(), encoder, rosters: Rosters::default() }
     }
 
     pub(crate) fn set(&self, key: &ChannelKey, holders: u64) {
@@ -53,6 +58,9 @@ impl Routes {
             map.remove(key);
         } else {
             map.insert(key.clone(), holders);
+        }
+        if key.name().starts_with("presence-") {
+            self.rosters.held(key, holders > 0);
         }
     }
 
@@ -87,6 +95,9 @@ impl BrokerEvents for Routes {
             return;
         }
         let Delivery { publication, mark, in_flight } = delivery;
+        if let Kind::Presence { version } = publication.kind {
+            self.rosters.changed(key, version);
+        }
         let frames = Frames::new(key.clone(), publication, mark, self.encoder.clone());
         self.deliver(holders, frames.carrying(in_flight)).await;
     }
@@ -102,6 +113,7 @@ impl BrokerEvents for Routes {
 /// The control plane's view of channels; cheap to clone.
 #[derive(Clone)]
 pub struct Hub {
+    routes: Arc<Routes>,
     broker: Arc<dyn Broker>,
     presence: Arc<dyn PresenceStore>,
     requests: Requests,
@@ -113,6 +125,7 @@ pub struct Hub {
 pub struct Requests {
     stripes: Arc<[mpsc::Sender<Ask>]>,
     hasher: RandomState,
+    parting: Arc<AtomicBool>,
 }
 
 impl Requests {
@@ -128,6 +141,11 @@ impl Requests {
             Err(mpsc::error::TrySendError::Full(Ask::Serve(request))) => Err(request),
             _ => Ok(()),
         }
+    }
+
+    /// Whether this node is about to end.
+    pub(crate) fn are_parting(&self) -> bool {
+        self.parting.load(Ordering::Relaxed)
     }
 
     /// Returns once everything that was asked before about the channel has been served.
@@ -155,13 +173,13 @@ impl Hub {
     /// Starts the stripes on the current tokio runtime. `broker` must deliver to `routes`.
     pub fn start(routes: Arc<Routes>, broker: Arc<dyn Broker>, presence: Arc<dyn PresenceStore>) -> Hub {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..STRIPES).map(|_| mpsc::channel(REQUESTS_MAX)).unzip();
-        let requests = Requests { stripes: senders.into(), hasher: RandomState::new() };
+        let requests = Requests { stripes: senders.into(), hasher: RandomState::new(), parting: Arc::default() };
         for inbox in receivers {
             let settle = requests.clone();
             let stripe = Stripe::new(routes.clone(), broker.clone(), presence.clone(), settle);
             tokio::spawn(stripe.run(inbox));
         }
-        Hub { broker, presence, requests, seconds: Arc::default() }
+        Hub { routes, broker, presence, requests, seconds: Arc::default() }
     }
 
     /// Where this node's loops put their requests.
@@ -222,9 +240,33 @@ impl Hub {
         self.broker.cached(key).await
     }
 
+    /// What a presence store tells of by itself is to be told here. `announces`: whether a channel's subscribers are told
+    /// how many they are.
+    pub fn presence_events(
+        &self,
+        announces: impl Fn(&ChannelKey) -> bool + Send + Sync + 'static,
+    ) -> Arc<dyn PresenceEvents> {
+        Arc::new(Crier { herald: Herald::new(self.broker.clone()), announces })
+    }
+
+    /// Starts to look for changes of members that this node was not told of: where other nodes make some. A doubt that is
+    /// notified makes it look at once.
+    pub fn audit(&self, doubt: Arc<Notify>) {
+        self.routes.rosters.follow();
+        let (routes, broker, presence) = (self.routes.clone(), self.broker.clone(), self.presence.clone());
+        tokio::spawn(Audit { routes, broker, presence, doubt }.run());
+    }
+
+    /// This node is about to end: from now on, members whose connections end stay for a while, as their clients are on
+    /// their way to other nodes.
+    pub fn part(&self) {
+        self.requests.parting.store(true, Ordering::Relaxed);
+    }
+
     /// Delivers what was accepted, then refuses everything.
     pub async fn close(&self) {
         self.requests.all_settled().await;
+        self.presence.retire().await;
         self.broker.close().await;
     }
 }

@@ -8,13 +8,16 @@
 //!
 //! Not here: sockets, TLS, HTTP, Redis, and the words on the wire (`fanfare-proto`).
 
+mod audit;
 pub mod broker;
+mod herald;
 pub mod hub;
 pub mod key;
 pub mod mail;
 pub mod memory;
 pub mod presence;
 pub mod publication;
+mod rosters;
 mod seconds;
 pub mod shard;
 pub mod slots;
@@ -29,6 +32,6 @@ pub use broker::{
 pub use hub::Hub;
 pub use key::ChannelKey;
 pub use mail::{Mail, Mailbox, Request};
-pub use presence::{Counts, Joined, Left, Member, PresenceStore, StoreError};
+pub use presence::{Counts, Joined, Left, Member, PresenceEvents, PresenceStore, StoreError};
 pub use publication::{Encode, Form, Frames, Kind, Publication};
 pub use shard::Shard;

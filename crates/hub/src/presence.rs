@@ -2,8 +2,10 @@
 //!
 //! Always true of every implementation (`testing::presence` checks it):
 //! - a user is a member of a channel while at least one of its sockets is; only the first join and the last leave are
-//!   changes, and each change raises the channel's version;
-//! - `join` is atomic: the roster it returns is the one at the version it returns, the joiner included.
+//!   changes, and each change raises the channel's version by one; a channel that begins again after it was empty may
+//!   begin with any higher version;
+//! - `join` is atomic: the roster it returns is the one at the version it returns, the joiner included;
+//! - what a node has entered is there until it says otherwise or is known to have died.
 
 use async_trait::async_trait;
 use fanfare_proto::socket_id::SocketId;
@@ -76,6 +78,9 @@ pub trait PresenceStore: Send + Sync {
     /// Removes a socket from a channel; nothing happens if it was not in it.
     async fn leave(&self, key: &ChannelKey, socket: SocketId) -> Result<Left, StoreError>;
 
+    /// The channels' versions, in the order asked; 0 where nothing is known of one.
+    async fn versions(&self, keys: &[ChannelKey]) -> Result<Vec<u64>, StoreError>;
+
     /// Everybody in the channel, in order of joining.
     async fn members(&self, key: &ChannelKey) -> Result<Vec<Member>, StoreError>;
 
@@ -96,4 +101,25 @@ pub trait PresenceStore: Send + Sync {
 
     /// Which of the users are online, in the order given.
     async fn users_online(&self, app: &str, users: &[String]) -> Result<Vec<bool>, StoreError>;
+
+    /// This node is about to end. What it has entered is left for a moment to clients that come back to another node, and
+    /// then taken out by others; nothing may be entered any more.
+    async fn retire(&self);
+}
+
+/// What a store tells of changes that no caller on this node has made: those of a node that died, and what was entered
+/// again after others had taken it out.
+#[async_trait]
+pub trait PresenceEvents: Send + Sync {
+    /// A user is in the channel.
+    async fn joined(&self, key: &ChannelKey, member: Member, version: u64);
+
+    /// A user is no longer in the channel.
+    async fn left(&self, key: &ChannelKey, user: &str, version: u64);
+
+    /// A user went online or offline.
+    async fn turned(&self, app: &str, user: &str, online: bool);
+
+    /// So many sockets are subscribed to the channel.
+    async fn counted(&self, key: &ChannelKey, total: u64);
 }

@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare_proto::json::json_string_token;
 use fanfare_proto::server;
 use fanfare_proto::socket_id::SocketId;
 use hashbrown::HashMap;
@@ -19,19 +18,21 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Post, Since, Stored};
-use crate::hub::{Requests, Routes, watch_channel};
+use crate::broker::{Broker, Since, Stored};
+use crate::herald::Herald;
+use crate::hub::{Requests, Routes};
 use crate::key::ChannelKey;
 use crate::mail::{Entrance, Mail, Replay, Request};
 use crate::presence::{Member, PresenceStore, StoreError};
-use crate::publication::{Frames, Kind, Publication};
+use crate::publication::Frames;
 use crate::shard::ConnKey;
 
 /// How long a loop without subscribers keeps its route to a channel, and the node its subscription at the broker: page
 /// changes leave and come back.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long a member whose connection ended counts as present: readers over HTTP are cut off and come back all the time.
+/// How long a member whose connection ended counts as present: readers over HTTP are cut off and come back all the time,
+/// and everybody does when this node is about to end.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Up to here every change of a subscription count is told; beyond it, one per `COUNT_PAUSE` (pusher.com/docs, "Subscription
@@ -97,6 +98,8 @@ enum Due {
     Vacate(ChannelKey, usize),
     /// Nobody has come back for this member in time, or in another's name.
     Leave(ChannelKey, SocketId),
+    /// The same for a user who signed in.
+    SignOut(ChannelKey, SocketId, String),
     /// Whoever came back together has been served.
     Unreplay(ChannelKey),
     /// The count changed during the pause.
@@ -107,6 +110,7 @@ pub(crate) struct Stripe {
     routes: Arc<Routes>,
     broker: Arc<dyn Broker>,
     presence: Arc<dyn PresenceStore>,
+    herald: Herald,
     requests: Requests,
     channels: HashMap<ChannelKey, Open>,
     /// What is due after `LINGER`, and what is after `COUNT_PAUSE`: one queue each, so that both are in order of time.
@@ -125,6 +129,7 @@ impl Stripe {
     ) -> Self {
         Stripe {
             routes,
+            herald: Herald::new(broker.clone()),
             broker,
             presence,
             requests,
@@ -163,17 +168,20 @@ impl Stripe {
                 let outcome = self.enter(&key, socket, member, cached, since).await;
                 self.routes.mail(from, Mail::Entered { key, conn, token, outcome }).await;
             }
-            Request::Leave { key, socket, may_return: false } => self.leave(&key, socket).await,
-            Request::Leave { key, socket, may_return: true } => {
+            Request::Leave { key, socket, may_return } if may_return || self.requests.are_parting() => {
                 self.graces.push_back((Instant::now() + GRACE, Due::Leave(key, socket)));
             }
-            Request::Publish { key, publication } => self.publish(&key, *publication).await,
+            Request::Leave { key, socket, .. } => self.leave(&key, socket).await,
+            Request::Publish { key, publication } => self.herald.publish(&key, *publication).await,
             Request::SignedIn { key, from, conn, socket, user, watchlist, welcome } => {
                 self.signed_in(key.app(), &user, socket).await;
                 self.routes.mail(from, Mail::Say { conn, texts: welcome }).await;
                 if !watchlist.is_empty() {
                     self.watch(key.app(), from, conn, watchlist);
                 }
+            }
+            Request::SignedOut { key, socket, user } if self.requests.are_parting() => {
+                self.graces.push_back((Instant::now() + GRACE, Due::SignOut(key, socket, user)));
             }
             Request::SignedOut { key, socket, user } => self.signed_out(key.app(), &user, socket).await,
         }
@@ -239,8 +247,7 @@ impl Stripe {
         }
         open.told_at = Some(now);
         open.untold = false;
-        let data = json_string_token(&server::subscription_count_data(total));
-        self.publish(key, Publication::event("\"pusher_internal:subscription_count\"", data)).await;
+        self.herald.counted(key, total).await;
     }
 
     fn next_due(&self) -> Option<Instant> {
@@ -261,6 +268,7 @@ impl Stripe {
                     self.channels.get_mut(&key).map(|open| std::mem::take(&mut open.replayed));
                 }
                 Due::Leave(key, socket) => self.leave(&key, socket).await,
+                Due::SignOut(key, socket, user) => self.signed_out(key.app(), &user, socket).await,
                 Due::Tell(key) => self.tell(&key).await,
             }
         }
@@ -345,9 +353,9 @@ impl Stripe {
         members_max: u32,
     ) -> Result<(String, u64), StoreError> {
         let joined = self.presence.join(key, socket, member.clone(), members_max).await?;
+        self.routes.rosters.shown(key, joined.version);
         if joined.first {
-            let data = server::member_added_data(&member.user_id, member.user_info.as_deref());
-            self.publish_change(key, "pusher_internal:member_added", &data, joined.version, socket).await;
+            self.herald.added(key, &member, joined.version, Some(socket)).await;
         }
         let roster = joined.roster.iter().map(|member| (member.user_id.as_str(), member.user_info.as_deref()));
         Ok((server::presence_data(roster), joined.version))
@@ -357,26 +365,18 @@ impl Stripe {
         match self.presence.leave(key, socket).await {
             Ok(left) => {
                 if let Some((user_id, version)) = left.last {
-                    let data = server::member_removed_data(&user_id);
-                    self.publish_change(key, "pusher_internal:member_removed", &data, version, socket).await;
+                    self.herald.removed(key, &user_id, version, Some(socket)).await;
                 }
             }
             Err(error) => tracing::warn!(channel = key.as_str(), %error, "leave not stored"),
         }
     }
 
-    async fn publish_change(&self, key: &ChannelKey, event: &str, data: &str, version: u64, except: SocketId) {
-        let mut publication = Publication::event(json_string_token(event), json_string_token(data));
-        publication.kind = Kind::Presence { version };
-        publication.except = Some(except);
-        self.publish(key, publication).await;
-    }
-
     // Users.
 
     async fn signed_in(&self, app: &str, user: &str, socket: SocketId) {
         match self.presence.user_online(app, user, socket).await {
-            Ok(true) => self.tell_watchers(app, user, "online").await,
+            Ok(true) => self.herald.turned(app, user, true).await,
             Ok(false) => {}
             Err(error) => tracing::warn!(app, %error, "sign-in not stored"),
         }
@@ -384,18 +384,10 @@ impl Stripe {
 
     async fn signed_out(&self, app: &str, user: &str, socket: SocketId) {
         match self.presence.user_offline(app, user, socket).await {
-            Ok(true) => self.tell_watchers(app, user, "offline").await,
+            Ok(true) => self.herald.turned(app, user, false).await,
             Ok(false) => {}
             Err(error) => tracing::warn!(app, %error, "sign-out not stored"),
         }
-    }
-
-    async fn tell_watchers(&self, app: &str, user: &str, state: &str) {
-        let user_ids = json_string_token(user);
-        let data = format!(r#"{{"events":[{{"name":"{state}","user_ids":[{user_ids}]}}]}}"#);
-        let mut publication = Publication::event("\"pusher_internal:watchlist_events\"", json_string_token(&data));
-        publication.kind = Kind::Unaddressed;
-        self.publish(&watch_channel(app, user), publication).await;
     }
 
     /// Answers a new watcher beside this task: it waits for other stripes, which may be waiting for this one. There is at
@@ -415,12 +407,6 @@ impl Stripe {
                 routes.mail(from, Mail::Say { conn, texts }).await;
             }
         });
-    }
-
-    async fn publish(&self, key: &ChannelKey, publication: Publication) {
-        if let Err(error) = self.broker.publish(key, publication, Post::TRANSIENT).await {
-            tracing::warn!(channel = key.as_str(), %error, "event not published");
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use fanfare_hub::hub::{Requests, Routes, user_channel, watch_channel};
 use fanfare_hub::mail::{Bell, Entrance, Inbox, MAILBOX_LETTERS_MAX, mailbox};
 use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
-use fanfare_hub::presence::Counts;
+use fanfare_hub::presence::{Counts, PresenceStore};
 use fanfare_hub::publication::{Form, PusherForms};
 use fanfare_hub::shard::{ConnKey, Traits};
 use fanfare_hub::{
@@ -157,6 +157,7 @@ struct Node {
     hub: Hub,
     requests: Requests,
     door: Arc<Door>,
+    presence: Arc<MemoryPresence>,
 }
 
 impl Node {
@@ -225,8 +226,9 @@ fn start_with<const LOOPS: usize>(letters_max: usize) -> (Node, [Post; LOOPS]) {
     let routes = Arc::new(Routes::new(mailboxes, Arc::new(PusherForms { deflate_bytes_min: 1024 })));
     let (shut, log) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let door = Arc::new(Door { broker: MemoryBroker::start(routes.clone(), 1), shut, log });
-    let hub = Hub::start(routes, door.clone(), Arc::new(MemoryPresence::default()));
-    (Node { requests: hub.requests(), hub, door }, posts)
+    let presence = Arc::new(MemoryPresence::default());
+    let hub = Hub::start(routes, door.clone(), presence.clone());
+    (Node { requests: hub.requests(), hub, door, presence }, posts)
 }
 
 fn room() -> ChannelKey {
@@ -612,6 +614,48 @@ async fn a_member_whose_connection_ended_has_some_seconds_to_come_back() {
 }
 
 // Counts.
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_about_to_end_lets_its_members_come_back_elsewhere() {
+    let (node, [mut one]) = start();
+    node.members(&room(), 0, 2);
+    one.opened().await;
+    for (b, user) in [(1, "ann"), (2, "bob")] {
+        node.enter(0, b, user);
+        one.publication().await;
+        one.entered().await.expect("there is room");
+    }
+    node.hub.part();
+    node.leave(1);
+    node.leave(2);
+    node.settled().await;
+    // Another node lets her in again.
+    let ann = Member { user_id: "ann".to_owned(), user_info: None };
+    node.presence.join(&room(), socket(9), ann, MEMBERS_MAX).await.expect("she is in it already");
+    let before = Instant::now();
+    assert!(one.text().await.contains("bob"), "the only one of whom it is told that he left");
+    assert_eq!(before.elapsed(), Duration::from_secs(5));
+    node.settled().await;
+    assert!(one.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_nobody_told_is_told_as_a_gap() {
+    let (node, [mut one]) = start();
+    node.hub.audit(Arc::default());
+    node.members(&room(), 0, 1);
+    one.opened().await;
+    node.enter(0, 1, "ann");
+    one.publication().await;
+    one.entered().await.expect("there is room");
+    let silent = timeout(Duration::from_secs(30), one.next()).await;
+    assert!(silent.is_err(), "everything was told");
+    let bob = Member { user_id: "bob".to_owned(), user_info: None };
+    node.presence.join(&room(), socket(9), bob, MEMBERS_MAX).await.expect("there is room");
+    assert!(one.publication().await.is_gap());
+    let silent = timeout(Duration::from_secs(30), one.next()).await;
+    assert!(silent.is_err(), "it is told once");
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_count_shows_everything_that_was_asked_before_it() {

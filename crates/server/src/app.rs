@@ -209,6 +209,7 @@ impl Node {
         tracing::info!(drain_s = self.config.drain_s, "stopping; a second signal ends at once");
         ready.store(false, Ordering::Relaxed);
         stop.send_replace(true);
+        self.hub.part();
         tokio::select! {
             () = drain(&self.loops, self.threads, &self.hub, self.config.drain_s) => {
                 // What the loops said last may still be on its way through hyper.

@@ -22,13 +22,13 @@ struct Tables {
     subscribers: BTreeMap<ChannelKey, u64>,
     channels: HashMap<ChannelKey, Roster>,
     online: HashMap<ChannelKey, HashSet<SocketId>>,
-    /// One counter for all channels, so that a channel that empties and fills again never repeats a version.
-    version: u64,
+    /// The highest version of any channel that emptied: where one that fills again goes on, so that none comes twice.
+    ended: u64,
 }
 
 #[derive(Debug, Default)]
 struct Roster {
-    /// The store's version at this channel's last change.
+    /// One more with each change.
     version: u64,
     sockets: HashMap<SocketId, String>,
     /// By user id: order of joining, sockets, and who it is.
@@ -49,13 +49,7 @@ impl Roster {
         entries.into_iter().map(|entry| entry.member.clone()).collect()
     }
 
-    fn join(
-        &mut self,
-        socket: SocketId,
-        member: Member,
-        members_max: u32,
-        version: &mut u64,
-    ) -> Result<bool, StoreError> {
+    fn join(&mut self, socket: SocketId, member: Member, members_max: u32) -> Result<bool, StoreError> {
         if self.sockets.contains_key(&socket) {
             return Ok(false);
         }
@@ -65,8 +59,7 @@ impl Roster {
         }
         self.sockets.insert(socket, member.user_id.clone());
         if first {
-            *version += 1;
-            self.version = *version;
+            self.version += 1;
         }
         let joined_at_version = self.version;
         let entry = self.users.entry(member.user_id.clone());
@@ -74,7 +67,7 @@ impl Roster {
         Ok(first)
     }
 
-    fn leave(&mut self, socket: SocketId, version: &mut u64) -> Option<(String, u64)> {
+    fn leave(&mut self, socket: SocketId) -> Option<(String, u64)> {
         let user_id = self.sockets.remove(&socket)?;
         let entry = self.users.get_mut(&user_id).expect("a socket's user is in the roster");
         entry.sockets -= 1;
@@ -82,8 +75,7 @@ impl Roster {
             return None;
         }
         self.users.remove(&user_id);
-        *version += 1;
-        self.version = *version;
+        self.version += 1;
         Some((user_id, self.version))
     }
 }
@@ -113,25 +105,32 @@ impl PresenceStore for MemoryPresence {
         members_max: u32,
     ) -> Result<Joined, StoreError> {
         let mut tables = self.tables();
-        let Tables { channels, version, .. } = &mut *tables;
+        let Tables { channels, ended, .. } = &mut *tables;
         if members_max == 0 {
             // Refused here, or the empty roster that is made below would stay.
             return Err(StoreError::Full { members_max });
         }
-        let roster = channels.entry(key.clone()).or_default();
-        let first = roster.join(socket, member, members_max, version)?;
+        let begun = || Roster { version: *ended, ..Roster::default() };
+        let roster = channels.entry(key.clone()).or_insert_with(begun);
+        let first = roster.join(socket, member, members_max)?;
         Ok(Joined { first, roster: roster.members(), version: roster.version })
     }
 
     async fn leave(&self, key: &ChannelKey, socket: SocketId) -> Result<Left, StoreError> {
         let mut tables = self.tables();
-        let Tables { channels, version, .. } = &mut *tables;
+        let Tables { channels, ended, .. } = &mut *tables;
         let Some(roster) = channels.get_mut(key) else { return Ok(Left { last: None }) };
-        let last = roster.leave(socket, version);
+        let last = roster.leave(socket);
         if roster.users.is_empty() {
+            *ended = roster.version.max(*ended);
             channels.remove(key);
         }
         Ok(Left { last })
+    }
+
+    async fn versions(&self, keys: &[ChannelKey]) -> Result<Vec<u64>, StoreError> {
+        let tables = self.tables();
+        Ok(keys.iter().map(|key| tables.channels.get(key).map_or(0, |roster| roster.version)).collect())
     }
 
     async fn members(&self, key: &ChannelKey) -> Result<Vec<Member>, StoreError> {
@@ -185,4 +184,7 @@ impl PresenceStore for MemoryPresence {
         let tables = self.tables();
         Ok(users.iter().map(|user| tables.online.contains_key(&ChannelKey::new(app, user))).collect())
     }
+
+    /// There is no other node to come back to.
+    async fn retire(&self) {}
 }

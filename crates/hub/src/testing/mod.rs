@@ -59,6 +59,7 @@ macro_rules! presence_contract {
             a_socket_that_joins_twice_is_counted_once
             the_roster_is_in_order_of_joining
             every_change_raises_the_version_even_when_a_channel_begins_again
+            each_change_raises_the_version_by_one_while_somebody_is_there
             leaving_without_having_joined_changes_nothing
             a_full_channel_takes_only_users_who_are_in_it
             a_channel_that_may_have_no_members_lets_nobody_in

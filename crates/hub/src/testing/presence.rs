@@ -113,6 +113,18 @@ pub async fn every_change_raises_the_version_even_when_a_channel_begins_again(st
     }
 }
 
+/// Whoever has heard of all changes up to a version knows by the store's whether one is missing.
+pub async fn each_change_raises_the_version_by_one_while_somebody_is_there(start: impl AsyncFn() -> Store) {
+    let store = start().await;
+    let begun = join(&store, "ann", 1).await.version;
+    assert_eq!(join(&store, "bob", 2).await.version, begun + 1);
+    assert_eq!(leave(&store, 1).await, Some(("ann".to_owned(), begun + 2)));
+    assert_eq!(join(&store, "bob", 3).await.version, begun + 2, "nothing changed");
+    assert_eq!(join(&store, "ann", 4).await.version, begun + 3);
+    let hall = ChannelKey::new("1", "presence-hall");
+    assert_eq!(store.versions(&[hall, room()]).await, Ok(vec![0, begun + 3]));
+}
+
 /// A socket that was refused, or has gone already, may still be said to leave.
 pub async fn leaving_without_having_joined_changes_nothing(start: impl AsyncFn() -> Store) {
     let store = start().await;
