@@ -64,12 +64,12 @@ impl<'a> Roster<'a> {
 
     fn processes(&self) -> u32 {
         let least = self.subscribers.div_ceil(SUBSCRIBERS_PER_PROCESS).max(1);
-        self.clients.processes.unwrap_or(least)
+        self.clients.processes.unwrap_or(least.max(self.target.url.len() as u32))
     }
 
-    fn manner(&self) -> Manner {
+    fn manner(&self, n: u32) -> Manner {
         Manner {
-            server: self.target.url.clone(),
+            server: self.target.server(n).clone(),
             dialect: self.target.dialect,
             key: self.target.app.key.clone(),
             channel_prefix: self.clients.channel_prefix.clone(),
@@ -81,8 +81,8 @@ impl<'a> Roster<'a> {
     fn job(&self, n: u32) -> Job {
         let processes = self.processes();
         Job {
-            manner: self.manner(),
-            source: source_address(&self.target.url, n, processes),
+            manner: self.manner(n),
+            source: source_address(self.target.server(n), n, processes),
             subscribers: share(self.subscribers, processes, n)..share(self.subscribers, processes, n + 1),
             terms: self.terms.clone(),
             handshakes_in_flight: self.clients.handshakes as usize,
@@ -246,13 +246,13 @@ pub fn own_verb(verb: &str) -> Result<Command> {
 
 /// A poller's first visit is answered with the newest message, so there must be one.
 fn greet(roster: &Roster<'_>) -> Result<()> {
-    if roster.manner().transport != Transport::Longpoll {
+    if roster.manner(0).transport != Transport::Longpoll {
         ensure!(roster.target.dialect == Dialect::Fanfare, "nchan is measured with long-polling only");
         return Ok(());
     }
     let prefix = &roster.clients.channel_prefix;
     let mut greeting = Greeting { target: roster.target, prefix, channels: roster.terms.plan.channels };
-    Publisher::open(&roster.target.url, 1, Accept::Success)?.run(&mut greeting, None)?;
+    Publisher::open(roster.target, 1, Accept::Success)?.run(&mut greeting, None)?;
     Ok(())
 }
 

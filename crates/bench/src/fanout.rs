@@ -123,7 +123,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut run = Run {
         options,
         crew,
-        publisher: Publisher::open(&target.url, options.in_flight, Accept::Success)?,
+        publisher: Publisher::open(target, options.in_flight, Accept::Success)?,
         stamped: Stamped::new(target, &clients.channel_prefix, terms.plan, terms.run, terms.size),
         bar: progress_bar(options.requests()),
     };

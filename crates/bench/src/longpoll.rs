@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
     let listeners = Roster::listeners(target, &clients, *pollers, &terms);
     let mut rounds_of = Rounds {
         crew: Crew::muster(&Roster { afterwards: Afterwards::ListenAndReport, ..listeners })?,
-        publisher: Publisher::open(&target.url, 1, Accept::Success)?,
+        publisher: Publisher::open(target, 1, Accept::Success)?,
         stamped: Stamped::new(target, &clients.channel_prefix, PLAN, terms.run, terms.size),
         server_pid: output.server_pid,
         patience: Duration::from_millis(*patience_ms),

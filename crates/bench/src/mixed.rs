@@ -144,7 +144,7 @@ impl<'a> Side<'a> {
                 goes_first: afterwards == Afterwards::Listen,
                 ..Roster::listeners(target, clients, subscribers, terms)
             })?,
-            publisher: Publisher::open(&target.url, plan.lanes, Accept::Success)?,
+            publisher: Publisher::open(target, plan.lanes, Accept::Success)?,
             stamped: Stamped::new(target, &clients.channel_prefix, plan, run, size),
             plan,
         })

@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> Result<()> {
     let path = options.path.clone().unwrap_or_else(|| target.path(resource));
     let load = |time| Repeated::new(target, path.clone(), body(options), time);
 
-    let mut publisher = Publisher::open(&target.url, options.in_flight, accept)?;
+    let mut publisher = Publisher::open(target, options.in_flight, accept)?;
     publisher.run(&mut load(WARMUP), options.rate)?;
     let before = output.server_usage()?;
     let flow = publisher.run(&mut load(Duration::from_secs_f64(options.seconds)), options.rate)?;

@@ -15,7 +15,7 @@ use mio::{Events, Interest, Poll, Token};
 use crate::ledger::latency_histogram;
 use crate::load::{Composed, Load};
 use crate::sys;
-use crate::target::Server;
+use crate::target::{Server, Target};
 
 const SCRATCH_BYTES: usize = 64 << 10;
 const HEADERS_MAX: usize = 32;
@@ -70,10 +70,10 @@ pub struct Flow {
 }
 
 impl Publisher {
-    /// Connects all lanes.
-    pub fn open(server: &Server, lanes: u32, accept: Accept) -> Result<Publisher> {
+    /// Connects all lanes, to the nodes in turn.
+    pub fn open(target: &Target, lanes: u32, accept: Accept) -> Result<Publisher> {
         let poll = Poll::new()?;
-        let lanes = (0..lanes).map(|n| Lane::open(server, n, &poll)).collect::<Result<_>>()?;
+        let lanes = (0..lanes).map(|n| Lane::open(target.server(n), n, &poll)).collect::<Result<_>>()?;
         let scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
         Ok(Publisher { poll, events: Events::with_capacity(256), lanes, scratch, accept })
     }

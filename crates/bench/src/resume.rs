@@ -157,7 +157,7 @@ impl<'a> Group<'a> {
                 goes_first: role == Role::Watches,
                 ..Roster::listeners(target, clients, subscribers, &terms)
             })?,
-            publisher: Publisher::open(&target.url, PLAN.lanes, Accept::Success)?,
+            publisher: Publisher::open(target, PLAN.lanes, Accept::Success)?,
             stamped: Stamped::new(target, &clients.channel_prefix, PLAN, terms.run, terms.size),
             patience: options.patience(),
         })

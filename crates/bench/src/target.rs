@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 /// Where the server is and which app to use. The defaults are Fanfare's development app.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Target {
-    /// The server: host:port, also as ws:// or http:// (without TLS)
-    #[arg(long, default_value = "127.0.0.1:6001", value_name = "HOST:PORT", value_parser = Server::parse)]
-    pub url: Server,
+    /// The server: host:port, also as ws:// or http:// (without TLS); several nodes with commas between them share the
+    /// subscribers, by client process, and the requests in flight
+    #[arg(long, default_value = "127.0.0.1:6001", value_name = "HOST:PORT", value_parser = Server::parse, value_delimiter = ',')]
+    pub url: Vec<Server>,
     #[command(flatten)]
     pub app: App,
     /// How the server is spoken to
@@ -75,6 +76,11 @@ impl fmt::Debug for Secret {
 }
 
 impl Target {
+    /// Where the n-th client process or lane goes.
+    pub fn server(&self, n: u32) -> &Server {
+        &self.url[n as usize % self.url.len()]
+    }
+
     /// The path of one of the app's own resources.
     pub fn path(&self, resource: &str) -> String {
         format!("/apps/{}/{resource}", self.app.app_id)
@@ -82,7 +88,7 @@ impl Target {
 
     /// Appends nchan's way to publish: a POST that nobody signs.
     pub fn bare_post(&self, channel: &str, body: &[u8], out: &mut Vec<u8>) {
-        let (host, length) = (&self.url.host, body.len());
+        let (host, length) = (&self.server(0).host, body.len());
         let head = format!(
             "POST /pub?id={channel} HTTP/1.1\r\nHost: {host}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
         );
@@ -94,7 +100,7 @@ impl Target {
     pub fn signed_post(&self, path: &str, body: &[u8], out: &mut Vec<u8>) {
         let App { key, secret, .. } = &self.app;
         let query = sign_query(secret.0.as_bytes(), key, "POST", path, &[], body, unix_s());
-        let (host, length) = (&self.url.host, body.len());
+        let (host, length) = (&self.server(0).host, body.len());
         let head = format!(
             "POST {path}?{query} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         );
