@@ -237,6 +237,16 @@ pub trait Broker: Send + Sync {
     /// The newest event of a cache channel, if it has not expired.
     async fn cached(&self, key: &ChannelKey) -> Result<Option<Cached>, BrokerError>;
 
+    /// How many ordering units there are, which may be well or away each on its own.
+    fn units(&self) -> usize {
+        1
+    }
+
+    /// The number of a channel's unit.
+    fn unit(&self, _key: &ChannelKey) -> usize {
+        0
+    }
+
     /// Delivers what was accepted, then refuses everything.
     async fn close(&self);
 }

@@ -30,7 +30,8 @@ use crate::stripe::{Ask, Stripe};
 /// Loops that a node may have: their set is one word.
 pub const LOOPS_MAX: usize = 64;
 
-/// Stripes of channels. Each serves its requests one at a time, so this is how many may wait for a store at once.
+/// Stripes of channels. Each serves its requests one at a time, so this is how many may wait for a store at once. Channels of
+/// different units of the broker share none: a server that does not answer holds up only what it serves.
 const STRIPES: usize = 64;
 
 /// Requests that a stripe's queue holds before loops stop reading.
@@ -124,13 +125,16 @@ pub struct Hub {
 #[derive(Clone)]
 pub struct Requests {
     stripes: Arc<[mpsc::Sender<Ask>]>,
+    broker: Arc<dyn Broker>,
     hasher: RandomState,
     parting: Arc<AtomicBool>,
 }
 
 impl Requests {
     fn stripe(&self, key: &ChannelKey) -> &mpsc::Sender<Ask> {
-        &self.stripes[self.hasher.hash_one(key) as usize % self.stripes.len()]
+        let each = (self.stripes.len() / self.broker.units()).max(1);
+        let index = self.broker.unit(key) * each + self.hasher.hash_one(key) as usize % each;
+        &self.stripes[index % self.stripes.len()]
     }
 
     /// Gives the request back when its queue is full. After the hub has closed, requests are dropped.
@@ -173,7 +177,12 @@ impl Hub {
     /// Starts the stripes on the current tokio runtime. `broker` must deliver to `routes`.
     pub fn start(routes: Arc<Routes>, broker: Arc<dyn Broker>, presence: Arc<dyn PresenceStore>) -> Hub {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..STRIPES).map(|_| mpsc::channel(REQUESTS_MAX)).unzip();
-        let requests = Requests { stripes: senders.into(), hasher: RandomState::new(), parting: Arc::default() };
+        let requests = Requests {
+            stripes: senders.into(),
+            broker: broker.clone(),
+            hasher: RandomState::new(),
+            parting: Arc::default(),
+        };
         for inbox in receivers {
             let settle = requests.clone();
             let stripe = Stripe::new(routes.clone(), broker.clone(), presence.clone(), settle);

@@ -15,6 +15,7 @@ pub mod hub;
 pub mod key;
 pub mod mail;
 pub mod memory;
+mod patience;
 pub mod presence;
 pub mod publication;
 mod rosters;

@@ -26,7 +26,7 @@ pub enum Mail {
     Publication(Arc<Frames>),
     /// The channel's gate is open: those who waited are subscribed.
     Opened(ChannelKey),
-    /// The channel's gate could not be opened: those who waited are refused.
+    /// The channel's gate could not be opened for some time: those who waited are refused, and may come back.
     Refused(ChannelKey),
     /// The answer to [`Request::Enter`].
     Entered {
@@ -39,7 +39,7 @@ pub enum Mail {
         /// What it is told first.
         outcome: Result<Entrance, StoreError>,
     },
-    /// Messages for one connection: that it is signed in, and who of its watchlist is online.
+    /// Messages for one connection: that it is signed in, who of its watchlist is online, what could not be done.
     Say {
         /// The connection.
         conn: ConnKey,
@@ -116,6 +116,10 @@ pub enum Request {
     Publish {
         /// The channel.
         key: ChannelKey,
+        /// The loop that asks.
+        from: usize,
+        /// Who published it, to be told if it could not be done.
+        conn: ConnKey,
         /// What was published.
         publication: Box<Publication>,
     },

@@ -18,13 +18,14 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Since, Stored};
+use crate::broker::{Broker, Post, Since, Stored};
 use crate::herald::Herald;
 use crate::hub::{Requests, Routes};
 use crate::key::ChannelKey;
 use crate::mail::{Entrance, Mail, Replay, Request};
+use crate::patience::{Entry, Patience, Unopened, until};
 use crate::presence::{Member, PresenceStore, StoreError};
-use crate::publication::Frames;
+use crate::publication::{Frames, Publication};
 use crate::shard::ConnKey;
 
 /// How long a loop without subscribers keeps its route to a channel, and the node its subscription at the broker: page
@@ -50,7 +51,7 @@ pub(crate) enum Ask {
 
 /// A channel that this node has open.
 #[derive(Default)]
-struct Open {
+pub(crate) struct Open {
     shares: SmallVec<[Share; 2]>,
     /// When the count was last told, and whether it has changed since.
     told_at: Option<Instant>,
@@ -118,6 +119,8 @@ pub(crate) struct Stripe {
     tells: VecDeque<(Instant, Due)>,
     /// The same after `GRACE`.
     graces: VecDeque<(Instant, Due)>,
+    /// Who waits for the broker or the store to come back.
+    patience: Patience,
 }
 
 impl Stripe {
@@ -137,6 +140,7 @@ impl Stripe {
             lingers: VecDeque::new(),
             tells: VecDeque::new(),
             graces: VecDeque::new(),
+            patience: Patience::default(),
         }
     }
 
@@ -165,14 +169,19 @@ impl Stripe {
         match request {
             Request::Members { key, from, n, announce } => self.members(key, from, n, announce).await,
             Request::Enter { key, from, conn, token, socket, member, cached, since } => {
-                let outcome = self.enter(&key, socket, member, cached, since).await;
-                self.routes.mail(from, Mail::Entered { key, conn, token, outcome }).await;
+                self.let_in(Entry { key, from, conn, token, socket, member, cached, since, until: until() }).await;
             }
             Request::Leave { key, socket, may_return } if may_return || self.requests.are_parting() => {
+                self.patience.forget(&key, socket);
                 self.graces.push_back((Instant::now() + GRACE, Due::Leave(key, socket)));
             }
-            Request::Leave { key, socket, .. } => self.leave(&key, socket).await,
-            Request::Publish { key, publication } => self.herald.publish(&key, *publication).await,
+            Request::Leave { key, socket, .. } => {
+                self.patience.forget(&key, socket);
+                self.leave(&key, socket).await;
+            }
+            Request::Publish { key, from, conn, publication } => {
+                self.client_event(&key, from, conn, *publication).await;
+            }
             Request::SignedIn { key, from, conn, socket, user, watchlist, welcome } => {
                 self.signed_in(key.app(), &user, socket).await;
                 self.routes.mail(from, Mail::Say { conn, texts: welcome }).await;
@@ -190,9 +199,19 @@ impl Stripe {
     // Subscribing and counting.
 
     async fn members(&mut self, key: ChannelKey, from: usize, n: u32, announce: bool) {
+        if let Some(waiting) = self.patience.unopened.get_mut(&key) {
+            waiting.open.share(from).n = n;
+            if waiting.open.total() == 0 {
+                self.patience.unopened.remove(&key);
+                self.routes.set(&key, 0);
+            }
+            return;
+        }
         let Some(open) = self.channels.get_mut(&key) else {
-            if n > 0 && self.open(&key, from, n).await {
-                self.counted(&key, announce).await;
+            if n > 0 {
+                let mut open = Open::default();
+                open.share(from).n = n;
+                self.open(key, Unopened { open, announce, until: until() }).await;
             }
             return;
         };
@@ -208,20 +227,55 @@ impl Stripe {
         self.counted(&key, announce).await;
     }
 
-    /// Opens the gate of a channel that nobody on this node had; undone and told when the broker refuses.
-    async fn open(&mut self, key: &ChannelKey, from: usize, n: u32) -> bool {
-        let mut open = Open::default();
-        open.share(from).n = n;
-        self.routes.set(key, open.holders());
-        if let Err(error) = self.broker.subscribe(key).await {
-            tracing::warn!(channel = key.as_str(), %error, "subscribe refused");
-            self.routes.set(key, 0);
-            self.routes.mail(from, Mail::Refused(key.clone())).await;
-            return false;
+    /// Opens the gate of a channel that nobody on this node had; false if the broker is away. Whoever waits for it is told so
+    /// when it has been away for too long.
+    async fn open(&mut self, key: ChannelKey, mut unopened: Unopened) -> bool {
+        let holders = unopened.open.holders();
+        self.routes.set(&key, holders);
+        match self.broker.subscribe(&key).await {
+            Ok(()) => {
+                self.channels.insert(key.clone(), std::mem::take(&mut unopened.open));
+                self.mail_each(holders, || Mail::Opened(key.clone())).await;
+                self.counted(&key, unopened.announce).await;
+                true
+            }
+            Err(_) if Instant::now() < unopened.until => {
+                self.patience.keep_shut(key, unopened);
+                false
+            }
+            Err(error) => {
+                tracing::warn!(channel = key.as_str(), %error, "subscribe refused");
+                self.routes.set(&key, 0);
+                self.mail_each(holders, || Mail::Refused(key.clone())).await;
+                false
+            }
         }
-        self.channels.insert(key.clone(), open);
-        self.routes.mail(from, Mail::Opened(key.clone())).await;
-        true
+    }
+
+    async fn mail_each(&self, holders: u64, letter: impl Fn() -> Mail) {
+        for index in (0..u64::BITS as usize).filter(|index| holders & (1 << index) != 0) {
+            self.routes.mail(index, letter()).await;
+        }
+    }
+
+    /// Asks again for everybody who waits, up to the first who has to wait on: what is away for one is away for all.
+    async fn try_again(&mut self) {
+        let (unopened, outside) = self.patience.take();
+        let mut well = true;
+        for (key, unopened) in unopened {
+            if well || unopened.until <= Instant::now() {
+                well = self.open(key, unopened).await;
+            } else {
+                self.patience.keep_shut(key, unopened);
+            }
+        }
+        for entry in outside {
+            if well || entry.until <= Instant::now() {
+                well = self.let_in(entry).await;
+            } else if let Err(entry) = self.patience.keep_outside(entry) {
+                self.turn_away(entry).await;
+            }
+        }
     }
 
     /// Tells the store, and those who are to be told, how many subscribers there are now.
@@ -252,7 +306,8 @@ impl Stripe {
 
     fn next_due(&self) -> Option<Instant> {
         let first = |queue: &VecDeque<(Instant, Due)>| queue.front().map(|(at, _)| *at);
-        [first(&self.lingers), first(&self.tells), first(&self.graces)].into_iter().flatten().min()
+        let dues = [first(&self.lingers), first(&self.tells), first(&self.graces), self.patience.due()];
+        dues.into_iter().flatten().min()
     }
 
     async fn serve_due(&mut self) {
@@ -271,6 +326,9 @@ impl Stripe {
                 Due::SignOut(key, socket, user) => self.signed_out(key.app(), &user, socket).await,
                 Due::Tell(key) => self.tell(&key).await,
             }
+        }
+        if self.patience.due().is_some_and(|at| at <= now) {
+            self.try_again().await;
         }
     }
 
@@ -301,24 +359,45 @@ impl Stripe {
 
     // Presence and cache.
 
-    async fn enter(
-        &mut self,
-        key: &ChannelKey,
-        socket: SocketId,
-        member: Option<(Member, u32)>,
-        cached: bool,
-        since: Option<Since>,
-    ) -> Result<Entrance, StoreError> {
+    /// Lets a subscriber in, or says why not; false if that has to wait.
+    async fn let_in(&mut self, entry: Entry) -> bool {
+        match self.enter(&entry).await {
+            Err(StoreError::Unavailable) => {
+                if let Err(entry) = self.patience.keep_outside(entry) {
+                    self.turn_away(entry).await;
+                }
+                false
+            }
+            outcome => {
+                let Entry { key, from, conn, token, .. } = entry;
+                self.routes.mail(from, Mail::Entered { key, conn, token, outcome }).await;
+                true
+            }
+        }
+    }
+
+    async fn turn_away(&self, entry: Entry) {
+        let Entry { key, from, conn, token, .. } = entry;
+        let outcome = Err(StoreError::Unavailable);
+        self.routes.mail(from, Mail::Entered { key, conn, token, outcome }).await;
+    }
+
+    async fn enter(&mut self, entry: &Entry) -> Result<Entrance, StoreError> {
+        let Entry { key, socket, member, cached, since, .. } = entry;
+        // Before the channel is open, a history would miss what comes after it.
+        if self.patience.unopened.contains_key(key) {
+            return Err(StoreError::Unavailable);
+        }
         let mut entrance = Entrance::default();
         // What can fail before the join, which would have to be taken back.
         if let Some(since) = since {
-            entrance.replay = Some(self.replay(key, &since).await?);
+            entrance.replay = Some(self.replay(key, since).await?);
         }
-        if cached {
+        if *cached {
             entrance.cached = Some(self.broker.cached(key).await.map_err(|_| StoreError::Unavailable)?);
         }
         if let Some((member, members_max)) = member {
-            entrance.roster = Some(self.join(key, socket, member, members_max).await?);
+            entrance.roster = Some(self.join(key, *socket, member.clone(), *members_max).await?);
         }
         Ok(entrance)
     }
@@ -369,6 +448,16 @@ impl Stripe {
                 }
             }
             Err(error) => tracing::warn!(channel = key.as_str(), %error, "leave not stored"),
+        }
+    }
+
+    /// Publishes what a client said; tells it when that could not be done.
+    async fn client_event(&self, key: &ChannelKey, from: usize, conn: ConnKey, publication: Publication) {
+        if let Err(error) = self.broker.publish(key, publication, Post::TRANSIENT).await {
+            let message = format!("Client event on {} rejected - {error}: try again later", key.name());
+            let mut text = Vec::new();
+            server::error(&mut text, None, &message);
+            self.routes.mail(from, Mail::Say { conn, texts: vec![text] }).await;
         }
     }
 

@@ -12,8 +12,8 @@ use fanfare_hub::presence::{Counts, PresenceStore};
 use fanfare_hub::publication::{Form, PusherForms};
 use fanfare_hub::shard::{ConnKey, Traits};
 use fanfare_hub::{
-    Broker, BrokerError, Cached, ChannelKey, Frames, History, HistoryRule, Hub, Keep, Kind, Mail, Mark, Member,
-    Post as Posting, Publication, Published, Request, Shard, Since, StoreError,
+    Broker, BrokerError, BrokerEvents, Cached, ChannelKey, Frames, History, HistoryRule, Hub, Keep, Kind, Mail, Mark,
+    Member, Post as Posting, Publication, Published, Request, Shard, Since, StoreError,
 };
 use fanfare_proto::socket_id::SocketId;
 use tokio::sync::Notify;
@@ -156,6 +156,7 @@ impl Post {
 struct Node {
     hub: Hub,
     requests: Requests,
+    routes: Arc<Routes>,
     door: Arc<Door>,
     presence: Arc<MemoryPresence>,
 }
@@ -227,8 +228,8 @@ fn start_with<const LOOPS: usize>(letters_max: usize) -> (Node, [Post; LOOPS]) {
     let (shut, log) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let door = Arc::new(Door { broker: MemoryBroker::start(routes.clone(), 1), shut, log });
     let presence = Arc::new(MemoryPresence::default());
-    let hub = Hub::start(routes, door.clone(), presence.clone());
-    (Node { requests: hub.requests(), hub, door, presence }, posts)
+    let hub = Hub::start(routes.clone(), door.clone(), presence.clone());
+    (Node { requests: hub.requests(), hub, routes, door, presence }, posts)
 }
 
 fn room() -> ChannelKey {
@@ -342,6 +343,56 @@ async fn a_broker_that_refuses_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_broker_that_was_away_for_a_moment_is_asked_again() {
+    let (node, [mut one, mut two]) = start();
+    node.door.shut.store(true, Ordering::Relaxed);
+    node.members(&room(), 0, 1);
+    node.enter(0, 1, "ann");
+    node.enter(0, 2, "bob");
+    node.members(&room(), 1, 1);
+    // He did not wait.
+    node.leave(2);
+    sleep(Duration::from_secs(5)).await;
+    assert!(one.is_empty() && two.is_empty());
+    assert_eq!(node.hub.members(&room()).await, Ok(vec![]), "nobody is let in before the channel is open");
+    node.door.shut.store(false, Ordering::Relaxed);
+    assert_eq!((one.opened().await, two.opened().await), (room(), room()));
+    assert!(one.publication().await.publication().event.contains("member_added"));
+    assert!(one.entered().await.is_ok());
+    sleep(Duration::from_secs(20)).await;
+    assert!(one.is_empty(), "told once");
+    assert_eq!(node.hub.members(&room()).await.unwrap().len(), 1);
+    assert_eq!(node.counts(&room()).await.subscribers, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_not_waited_for_any_more_is_not_opened() {
+    let (node, [mut one]) = start();
+    node.door.shut.store(true, Ordering::Relaxed);
+    node.members(&room(), 0, 1);
+    node.members(&room(), 0, 0);
+    node.settled().await;
+    node.door.shut.store(false, Ordering::Relaxed);
+    sleep(Duration::from_secs(20)).await;
+    assert!(one.is_empty() && node.door.log().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_reaches_the_loops_that_hold_the_channel_in_its_place() {
+    let (node, [mut one, mut two]) = start();
+    node.members(&room(), 0, 1);
+    one.opened().await;
+    let now = node.keep(&room(), 1).await;
+    node.routes.gap(&room(), now).await;
+    node.keep(&room(), 2).await;
+    assert_eq!(number(&one.publication().await), 1);
+    let gap = one.publication().await;
+    assert_eq!((gap.is_gap(), gap.mark()), (true, Some(now)));
+    assert_eq!(number(&one.publication().await), 2);
+    assert!(two.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_mailbox_makes_the_publisher_wait_and_loses_nothing() {
     let (node, [mut one]) = start_with(4);
     node.members(&room(), 0, 1);
@@ -365,7 +416,7 @@ async fn close_delivers_what_was_accepted_and_refuses_the_rest() {
     let (node, [mut one]) = start();
     node.members(&room(), 0, 1);
     let publication = Box::new(Publication::event("\"client-e\"", "\"last\""));
-    node.ask(Request::Publish { key: room(), publication });
+    node.ask(Request::Publish { key: room(), from: 0, conn: ConnKey::from_bits(1), publication });
     node.hub.close().await;
     one.opened().await;
     assert!(one.text().await.contains("last"));
@@ -486,7 +537,7 @@ impl Node {
     }
 }
 
-fn number(frames: &Frames) -> u32 {
+fn number(frames: &Arc<Frames>) -> u32 {
     frames.publication().data.trim_matches('"').parse().unwrap()
 }
 

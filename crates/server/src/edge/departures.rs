@@ -25,12 +25,12 @@ pub struct Departures {
 }
 
 impl Departures {
-    /// More of them. `random` is where between now and [`JITTER_MS`] the first goes, if none are waiting.
-    pub fn add(&mut self, conns: Vec<ConnKey>, now_ms: u64, random: u64) {
-        if self.waiting.is_empty() && !conns.is_empty() {
+    /// One more of them. `random` is where between now and [`JITTER_MS`] it goes, if none are waiting.
+    pub fn add(&mut self, conn: ConnKey, now_ms: u64, random: u64) {
+        if self.waiting.is_empty() {
             self.next_ms = self.next_ms.max(now_ms + random % JITTER_MS);
         }
-        self.waiting.extend(conns);
+        self.waiting.push_back(conn);
     }
 
     /// The next one whose time has come.
@@ -56,7 +56,7 @@ mod tests {
     fn five_hundred_go_in_a_second() {
         let mut departures = Departures::default();
         let conns: Vec<ConnKey> = (0..1000).map(|slot| ConnKey { slot, generation: 0 }).collect();
-        departures.add(conns.clone(), 10_000, 123);
+        conns.iter().for_each(|conn| departures.add(*conn, 10_000, 123));
         assert_eq!(departures.take_due(10_122), None);
         let mut gone = Vec::new();
         for now_ms in (10_123..11_123).step_by(10) {

@@ -185,10 +185,16 @@ impl Desk {
         }
     }
 
-    /// Lets those go, little by little, who may have missed something and can only be told by having to come back.
-    pub fn close_gapped(&mut self) {
-        let gapped = self.shard.take_gapped();
-        self.departures.add(gapped, self.now_ms, self.salt ^ self.now_ms);
+    /// Has a Pusher connection come back, which is all that its client understands; not at once, as others have to, too.
+    pub fn depart(&mut self, key: ConnKey) {
+        self.departures.add(key, self.now_ms, self.salt ^ self.now_ms);
+    }
+
+    /// Lets those go, one after the other, who may have missed something or could not be let in.
+    pub fn let_go(&mut self) {
+        for key in self.shard.take_gapped() {
+            self.depart(key);
+        }
         while let Some(key) = self.departures.take_due(self.now_ms) {
             if self.shard.is_open(key) {
                 LoopStats::count(&self.stats.closed_gap);

@@ -146,6 +146,8 @@ impl Desk {
                 let answer = refusal(status, message, polls.keep_alive);
                 self.answer_whole(key, answer);
             }
+            // Who has been refused a channel does not ask for it again; who has been cut off does.
+            _ if status == 503 => self.end_feed(key, Farewell::UNAVAILABLE),
             _ => {
                 self.control(key, None, "fanfare:error", |out| feed::error(out, Some(channel.name()), status, message));
                 self.release_if_complete(key);
@@ -241,7 +243,8 @@ impl Desk {
     pub fn end_feed(&mut self, key: ConnKey, farewell: Farewell) {
         let mut words = self.feed_words(key, farewell);
         if matches!(self.shard.wire(key).map(|conn| &conn.talk), Some(Talk::Socket)) {
-            ws::close_frame(&mut words, CloseCode::UNAUTHORIZED, farewell.reason);
+            let code = if farewell == Farewell::UNAVAILABLE { CloseCode::RECONNECT } else { CloseCode::UNAUTHORIZED };
+            ws::close_frame(&mut words, code, farewell.reason);
         }
         if !words.is_empty() {
             self.shard.last_words(key, words.into());
@@ -294,6 +297,8 @@ impl Desk {
 impl Farewell {
     /// The token ran out.
     pub const TOKEN_EXPIRED: Farewell = Farewell { reason: "token_expired", reconnect: true };
+    /// What it asked for could not be had for a while.
+    pub const UNAVAILABLE: Farewell = Farewell { reason: "unavailable", reconnect: true };
     /// The token was taken back.
     pub const TOKEN_REVOKED: Farewell = Farewell { reason: "token_revoked", reconnect: false };
 

@@ -267,10 +267,9 @@ impl Desk {
     pub fn refused(&mut self, channel: &ChannelKey) {
         for key in self.shard.refused(channel) {
             self.forget_member(key, channel);
-            let message = "the channel cannot be opened now: try again later";
             match self.shard.wire(key).map(|conn| &conn.talk) {
-                Some(Talk::Pusher { .. }) => self.refuse(key, channel.name(), "ServerError", 503, message),
-                _ => self.feed_refused(key, channel, 503, message),
+                Some(Talk::Pusher { .. }) => self.depart(key),
+                _ => self.feed_refused(key, channel, 503, "the channel cannot be opened now: try again later"),
             }
         }
     }
@@ -339,11 +338,11 @@ impl Desk {
     fn not_entered(&mut self, channel: &ChannelKey, key: ConnKey, error: StoreError) {
         self.shard.unsubscribe(key, channel.as_str());
         self.forget_member(key, channel);
-        let (kind, status) = match error {
-            StoreError::Full { .. } => ("LimitReached", 403),
-            StoreError::Unavailable => ("ServerError", 503),
-        };
-        self.refuse(key, channel.name(), kind, status, &error.to_string());
+        match error {
+            StoreError::Full { .. } => self.refuse(key, channel.name(), "LimitReached", 403, &error.to_string()),
+            // No client library subscribes again after a refusal, and all do after a new connection.
+            StoreError::Unavailable => self.depart(key),
+        }
     }
 
     // Client events.
@@ -375,7 +374,8 @@ impl Desk {
         })?);
         publication.user_id = user_id;
         publication.except = Some(self.socket_id(key));
-        self.ask(Request::Publish { key: Desk::channel_key(app, channel), publication: publication.into() });
+        let (from, publication) = (self.index, publication.into());
+        self.ask(Request::Publish { key: Desk::channel_key(app, channel), from, conn: key, publication });
         Ok(())
     }
 

@@ -208,7 +208,7 @@ impl ShardLoop {
             self.desk.send_requests();
             self.desk.shard.turn();
             self.desk.close_doomed();
-            self.desk.close_gapped();
+            self.desk.let_go();
             self.rest_answered();
             self.tick();
             self.write_stats();

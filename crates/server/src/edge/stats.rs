@@ -57,7 +57,7 @@ cells! {
     closed_silent,
     /// Connections closed because their app or user had to go.
     closed_told,
-    /// Connections closed because they may have missed something and have no other way to hear it.
+    /// Connections that had to come back: they may have missed something, or could not be let in.
     closed_gap,
     /// Connections that broke the WebSocket protocol.
     closed_violation,
