@@ -12,6 +12,9 @@
 //! Not here: what the scripts do (`broker`, `presence`).
 #![allow(dead_code)]
 
+mod leases;
+mod mirror;
+mod presence;
 mod script;
 
 pub use script::Script;
