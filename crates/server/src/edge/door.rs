@@ -8,6 +8,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `head` | the first request head |
+//! | `files` | whether the process has files left for clients |
 //! | `serve`, `idle` | a connection in hyper's hands, and when it stands idle |
 //! | `socket`, `rewind` | the sockets that are served so, and what was read of them before |
 //!
@@ -36,10 +37,12 @@ use super::listen::{Listen, Refused, Transport};
 use super::sessions::Sessions;
 use super::upgrade::{Gatekeeper, Handshake, Head, handshake, is_upgrade};
 use super::{Admission, Arrival, Body, Loops, Order, Refusal, Returned, Stream};
+use files::{Files, Room};
 use head::{BadHead, HEADERS_MAX, HyperHead, Opening, Parsed};
 use rewind::Rewind;
 use socket::Socket;
 
+mod files;
 pub mod head;
 mod idle;
 mod rewind;
@@ -85,6 +88,7 @@ pub struct Door<H> {
     sessions: Arc<Sessions>,
     http: Arc<H>,
     tls: Option<TlsAcceptor>,
+    files: Files,
     stopping: watch::Receiver<bool>,
     _last: Last,
 }
@@ -105,7 +109,8 @@ impl<H: Http> Door<H> {
     ) -> Arc<Self> {
         let tls = tls.map(TlsAcceptor::from);
         let sessions = Sessions::start(gatekeeper.clone(), loops.clone());
-        Arc::new(Door { gatekeeper, loops, sessions, http, tls, stopping, _last: last })
+        let files = Files::of_the_process();
+        Arc::new(Door { gatekeeper, loops, sessions, http, tls, files, stopping, _last: last })
     }
 
     /// Accepts until told to stop, and takes back what the loops return.
@@ -131,6 +136,12 @@ impl<H: Http> Door<H> {
     }
 
     async fn enter(self: Arc<Self>, mut stream: TcpStream) {
+        match self.files.room_for(&stream) {
+            Room::Enough => {}
+            Room::Scarce => return self.turn_away(stream),
+            // Closed without a word.
+            Room::Exhausted => return,
+        }
         if let Some(acceptor) = self.tls.clone() {
             tokio::spawn(self.shake_hands(stream, acceptor));
             return;
@@ -148,6 +159,15 @@ impl<H: Http> Door<H> {
             }
             // It left again.
             _ => {}
+        }
+    }
+
+    /// Tells a peer to come back later; under TLS that would take a handshake, and it hears the end alone.
+    fn turn_away(&self, stream: TcpStream) {
+        if self.tls.is_none()
+            && let Ok(socket) = tokio::net::TcpStream::from_std(stream.into())
+        {
+            tokio::spawn(BadHead::NoRoom.answer(socket));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::poll_fn;
+use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -25,6 +26,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a peer whose head was refused may go on sending, so that it hears why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// The longest time after which one who found no room is asked to come back.
+const RETRY_AFTER_S_MAX: u64 = 5;
+
 /// What a connection begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -43,6 +47,8 @@ pub enum BadHead {
     Slow,
     /// Bare HTTP on a listener that speaks TLS.
     Bare,
+    /// The process has no files left for clients. Whatever the head says, this is the answer.
+    NoRoom,
 }
 
 /// Reads until the head is whole; `bytes` may hold its beginning already.
@@ -77,8 +83,15 @@ fn opening(bytes: &[u8]) -> Result<Option<Opening>, BadHead> {
 impl BadHead {
     /// Says what is wrong, and closes.
     pub async fn answer(self, mut socket: impl Socket) {
+        let mut retry_after = String::new();
         let (status, message) = match self {
             BadHead::Closed => return,
+            BadHead::NoRoom => {
+                // Those who are turned away together do not come back together.
+                let seconds = 1 + RandomState::new().hash_one(0) % RETRY_AFTER_S_MAX;
+                retry_after = format!("Retry-After: {seconds}\r\n");
+                ("503 Service Unavailable", "this server has no room for more connections")
+            }
             BadHead::Malformed => ("400 Bad Request", "expected an HTTP/1.1 request"),
             BadHead::Bare => ("400 Bad Request", "this address speaks TLS: use https:// or wss://"),
             BadHead::TooLarge => ("431 Request Header Fields Too Large", "a request head may have 16 KiB"),
@@ -86,7 +99,7 @@ impl BadHead {
         };
         let len = message.len() + 1;
         let answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{message}\n"
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len}\r\nConnection: close\r\n{retry_after}\r\n{message}\n"
         );
         // The peer may have left; then there is nobody to tell.
         if socket.write_all(answer.as_bytes()).await.is_ok() && socket.shutdown().await.is_ok() {
