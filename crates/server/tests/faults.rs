@@ -1,9 +1,19 @@
 //! Several nodes over Redis, and what becomes of their subscribers when machines and networks fail.
 //!
+//! Every test prints its seed and what it counted; *lost* is what a subscriber missed without being told, and must be none.
+//! A seed and a longer time can be given: `cargo xtask faults`.
+//!
 //! Not here: what one node does without Redis (`robustness`).
 
 mod support;
 
 mod faults {
+    mod crowd;
+    mod dice;
+    mod ear;
     mod fixtures;
+    mod nodes;
+    mod press;
+    mod show;
+    mod tally;
 }

@@ -18,6 +18,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod http;
+mod nodes;
 pub mod proxy;
 mod pusher;
 mod reader;
@@ -32,6 +33,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use http::{Response, connect, request};
+pub use nodes::Nodes;
 pub use pusher::{Socket, inner};
 pub use reader::{Reader, STREAMS, TRANSPORTS, Transport, target};
 pub use server::{Server, now_s};

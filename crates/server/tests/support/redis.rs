@@ -162,8 +162,7 @@ impl Redis {
 
     fn try_info(&self, field: &str) -> Option<String> {
         let text = self.try_ask(&["INFO", "everything"])?.text();
-        let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::to_owned));
-        value
+        text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::to_owned))
     }
 
     /// How often a command was called, as `INFO commandstats` counts: `calls("evalsha")`.

@@ -55,6 +55,16 @@ impl Server {
         Self::launch(command, config, &[], "127.0.0.1:0")
     }
 
+    /// Starts as one of several nodes, on the Redis that `FANFARE_REDIS` names; with none, by itself.
+    pub fn start_beside(redis: &str, config: &str, args: &[&str], listen: &str) -> Self {
+        let mut command = Command::new("env");
+        if !redis.is_empty() {
+            command.arg(format!("FANFARE_REDIS={redis}"));
+        }
+        command.arg(BINARY);
+        Self::launch(command, config, args, listen)
+    }
+
     fn launch(mut command: Command, config: &str, args: &[&str], listen: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         command

@@ -136,8 +136,7 @@ impl Cluster {
     #[track_caller]
     pub fn await_ok(&self) {
         eventually("the cluster is whole", || {
-            let alive = self.nodes.iter().filter(|node| node.try_ask(&["PING"]).is_some());
-            alive.map(is_ok).fold(true, |all, one| all && one)
+            self.nodes.iter().filter(|node| node.try_ask(&["PING"]).is_some()).all(is_ok)
         });
     }
 
