@@ -23,11 +23,12 @@ use fanfare_hub::{
     StreamPosition,
 };
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::task::JoinSet;
 
 use super::channels::{Arrival, Watch, Work};
 use super::echoes::Echoes;
-use super::record::{self, Origin};
-use super::stamps::Stamps;
+use super::record;
+use super::stamps::{SKEW_US, Stamps};
 use super::streams::{Entry, Letter, Query, Streams, Tip};
 use super::upkeep::Rounds;
 use super::{CallError, LinkEvents, Redis, UnitIx};
@@ -85,9 +86,8 @@ impl RedisBroker {
     /// Starts on the current tokio runtime. From here on `ears` hear, and `events` are told.
     pub async fn start(redis: Redis, ears: &Ears, events: Arc<dyn BrokerEvents>) -> Result<RedisBroker, CallError> {
         let node = RandomState::new().hash_one(std::process::id());
-        let names = redis.units().map(|unit| {
-            (unit, (redis.key(unit, "c:"), redis.key(unit, &format!("pulse:{node:x}"))))
-        });
+        let names =
+            redis.units().map(|unit| (unit, (redis.key(unit, "c:"), redis.key(unit, &format!("pulse:{node:x}")))));
         let inner = Arc::new(Inner {
             names: names.collect(),
             streams: Streams::new(redis.clone()),
@@ -276,51 +276,52 @@ impl Inner {
         const PAUSE: Duration = Duration::from_millis(200);
         let watches: Vec<_> = self.watches().values().filter(|watch| watch.unit == unit).cloned().collect();
         for batch in watches.chunks(BATCH_MAX) {
-            while let Err(error) = self.compare(unit, batch, None).await {
-                if !self.redis.is_up(unit) {
+            loop {
+                match self.compare(unit, batch, None).await {
+                    Ok(filling) => break drop(filling.join_all().await),
                     // Whoever brings it up again comes here again.
-                    return;
+                    Err(_) if !self.redis.is_up(unit) => return,
+                    Err(error) => tracing::debug!(?unit, %error, "channels not compared yet"),
                 }
-                tracing::debug!(?unit, %error, "channels not compared yet");
                 tokio::time::sleep(PAUSE).await;
             }
         }
         self.trust(unit, said);
     }
 
-    /// Compares some channels of a unit, and returns once what was missing has been filled.
+    /// Compares some channels of a unit. What is missing is filled by the tasks that this returns.
     pub async fn compare(
         self: &Arc<Self>,
         unit: UnitIx,
         watches: &[Arc<Watch>],
         pulse: Option<&[u8]>,
-    ) -> Result<(), CallError> {
+    ) -> Result<JoinSet<()>, CallError> {
         let names = watches.iter().map(|watch| watch.name.clone()).collect();
         let tips = self.streams.tips(unit, names, pulse).await?;
-        let mut filling = tokio::task::JoinSet::new();
+        let mut filling = JoinSet::new();
         for (watch, tip) in watches.iter().zip(tips) {
             if let Some(work) = watch.compare(tip) {
                 filling.spawn(self.clone().work(watch.clone(), work));
             }
         }
-        filling.join_all().await;
-        Ok(())
+        Ok(filling)
     }
 
     /// Where a channel stands that was just subscribed to. Those who ask at once are answered at once.
     async fn tip(self: &Arc<Self>, watch: &Watch) -> Result<Tip, CallError> {
         let (answer, wait) = oneshot::channel();
-        let asking = Asking { name: watch.name.clone(), answer };
-        let mut queues = self.asking.lock().expect("no code panics while it holds the questions");
-        match queues.get_mut(&watch.unit) {
-            Some(queue) => queue.push(asking),
-            None => {
-                queues.insert(watch.unit, vec![asking]);
-                tokio::spawn(self.clone().ask(watch.unit));
-            }
+        if self.queue(watch.unit, Asking { name: watch.name.clone(), answer }) {
+            tokio::spawn(self.clone().ask(watch.unit));
         }
-        drop(queues);
         wait.await.unwrap_or(Err(CallError::Down))
+    }
+
+    /// Returns whether nobody serves the queue yet.
+    fn queue(&self, unit: UnitIx, asking: Asking) -> bool {
+        let mut queues = self.asking.lock().expect("no code panics while it holds the questions");
+        let is_new = !queues.contains_key(&unit);
+        queues.entry(unit).or_default().push(asking);
+        is_new
     }
 
     async fn ask(self: Arc<Self>, unit: UnitIx) {
@@ -348,10 +349,10 @@ impl Inner {
         self.redis.subscribe(watch.unit, watch.name.clone()).await?;
         let tip = self.tip(watch).await?;
         self.stamps.listen(watch.unit, tip.stamp);
-        if let Some(work) = watch.begin(tip) {
-            self.clone().work(watch.clone(), work).await;
-        }
         self.rounds.add(watch);
+        if let Some(work) = watch.begin(tip) {
+            tokio::spawn(self.clone().work(watch.clone(), work));
+        }
         Ok(())
     }
 
@@ -369,6 +370,11 @@ impl Inner {
 
     fn check_open(&self) -> Result<(), BrokerError> {
         if self.publishes.is_closed() { Err(BrokerError::Unavailable) } else { Ok(()) }
+    }
+
+    /// The mark of a publication from a history. What its reader has been shown of other channels is not known here.
+    fn replayed(&self, tip: Tip) -> Mark {
+        tip.mark(tip.stamp.saturating_sub(SKEW_US))
     }
 
     fn mark(&self, key: &ChannelKey, tip: Tip, present: u64) -> Mark {

@@ -234,7 +234,8 @@ mod tests {
     #[test]
     fn a_record_of_a_higher_version_is_read_as_far_as_it_is_known() {
         // Tags 99 and 200 are of a version to come, and so is what follows the versions of members.
-        let recorded = b"\x07\x63\x04\x00\xff\x00\xff\x01\x03\"e\"\xc8\x00\x05\x03\x01\x05\x2a\x02\x03\"d\"\x63\x81\x00\x21";
+        let recorded =
+            b"\x07\x63\x04\x00\xff\x00\xff\x01\x03\"e\"\xc8\x00\x05\x03\x01\x05\x2a\x02\x03\"d\"\x63\x81\x00\x21";
         let (publication, origin) = decode(recorded).expect("known enough");
         assert_eq!((&*publication.event, &*publication.data), ("\"e\"", "\"d\""));
         assert_eq!((publication.kind, origin), (Kind::Presence { version: 5 }, None));

@@ -34,7 +34,7 @@ struct Unit {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The stamp that arrived last; `None` while nothing of the unit is subscribed to.
+    /// The stamp that arrived last; `None` before anything of the unit is subscribed to.
     last: Option<u64>,
     /// By the stamp that each has or is not below.
     flights: BTreeSet<(u64, u64)>,
@@ -85,11 +85,6 @@ impl Stamps {
     /// This node listens to the unit from this stamp on; nothing new if it did before.
     pub fn listen(&self, unit: UnitIx, stamp: u64) {
         self.unit(unit).state().last.get_or_insert(stamp);
-    }
-
-    /// This node listens to nothing of the unit any more.
-    pub fn rest(&self, unit: UnitIx) {
-        self.unit(unit).state().last = None;
     }
 
     /// A publication has arrived that is to be shown.
@@ -182,7 +177,7 @@ mod tests {
         stamps.arrived(ONE, 10 * SKEW_US);
         stamps.level();
         assert_eq!(stamps.settled(ONE, MAX), 10 + SKEW_US / 2);
-        stamps.rest(TWO);
+        stamps.arrived(TWO, 10 * SKEW_US);
         stamps.level();
         assert_eq!(stamps.settled(ONE, MAX), 10 * SKEW_US);
     }

@@ -114,7 +114,13 @@ impl Streams {
     }
 
     /// Publishes, and stores if it is to be remembered in any way.
-    pub async fn publish(&self, key: &ChannelKey, record: Vec<u8>, weight: usize, post: &Post) -> Result<Outcome, CallError> {
+    pub async fn publish(
+        &self,
+        key: &ChannelKey,
+        record: Vec<u8>,
+        weight: usize,
+        post: &Post,
+    ) -> Result<Outcome, CallError> {
         let unit = self.unit_of(key);
         let name = self.name(unit, key);
         if *post == Post::TRANSIENT {
@@ -150,7 +156,13 @@ impl Streams {
 
     /// Reads a history. A channel that this node listens to `begins` if nothing is known of it: its place proves, after hours of
     /// silence, that nothing was missed.
-    pub async fn history(&self, key: &ChannelKey, query: Query<'_>, limit: usize, begins: bool) -> Result<Read, CallError> {
+    pub async fn history(
+        &self,
+        key: &ChannelKey,
+        query: Query<'_>,
+        limit: usize,
+        begins: bool,
+    ) -> Result<Read, CallError> {
         let unit = self.unit_of(key);
         let mut args = vec![flag(begins), number(limit.min(ENTRIES_MAX))];
         match query {
@@ -174,7 +186,8 @@ impl Streams {
             _ => cursor.settled().saturating_sub(SKEW_US),
         };
         let place = cursor.place(key.hash());
-        let [epoch, offset] = place.map_or_else(Default::default, |place| [place.epoch, place.offset].map(|n| n.to_string()));
+        let [epoch, offset] =
+            place.map_or_else(Default::default, |place| [place.epoch, place.offset].map(|n| n.to_string()));
         ["since".into(), epoch.into(), offset.into(), settled.to_string().into()]
     }
 
@@ -213,7 +226,13 @@ impl Streams {
         }
     }
 
-    async fn call(&self, unit: UnitIx, script: &Script, names: Vec<Vec<u8>>, args: Vec<Vec<u8>>) -> Result<Value, CallError> {
+    async fn call(
+        &self,
+        unit: UnitIx,
+        script: &Script,
+        names: Vec<Vec<u8>>,
+        args: Vec<Vec<u8>>,
+    ) -> Result<Value, CallError> {
         let args = [vec![self.redis.key(unit, "")], args].concat();
         self.redis.call(unit, script, &names, &args).await
     }

@@ -8,6 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
+
 use super::UnitIx;
 use super::broker::{BATCH_MAX, Inner};
 use super::channels::Watch;
@@ -32,7 +34,7 @@ impl Rounds {
         rounds.entry(watch.unit).or_default().push_back(Arc::downgrade(watch));
     }
 
-    /// The next channels of a unit that are due; `None`: nobody listens to any.
+    /// The next channels of a unit that are due; `None`: nobody ever listened to any.
     fn next(&self, unit: UnitIx) -> Option<Vec<Arc<Watch>>> {
         let mut rounds = self.0.lock().expect("no code panics while it holds the rounds");
         let round = rounds.get_mut(&unit)?;
@@ -48,53 +50,46 @@ impl Rounds {
                 }
             }
         }
-        if round.is_empty() {
-            rounds.remove(&unit);
-            return None;
-        }
         Some(due)
     }
 }
 
-/// Starts the beat, which ends with the broker.
+/// Starts a beat for each unit, so that a slow one holds up no other. They end with the broker.
 pub fn start(broker: &Arc<Inner>) {
-    let broker = Arc::downgrade(broker);
-    tokio::spawn(async move {
-        let mut beat = tokio::time::interval(BEAT);
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            beat.tick().await;
-            let Some(broker) = broker.upgrade() else { return };
-            once(&broker).await;
-        }
-    });
-}
-
-async fn once(broker: &Arc<Inner>) {
-    broker.echoes.give_up_late();
-    let mut units = tokio::task::JoinSet::new();
     for unit in broker.units() {
-        match broker.rounds.next(unit) {
-            Some(due) if broker.redis.is_up(unit) => {
-                units.spawn(visit(broker.clone(), unit, due));
-            }
-            Some(_) => {}
-            None => broker.stamps.rest(unit),
-        }
+        tokio::spawn(beat(Arc::downgrade(broker), unit));
     }
-    units.join_all().await;
-    broker.stamps.level();
 }
 
-async fn visit(broker: Arc<Inner>, unit: UnitIx, due: Vec<Arc<Watch>>) {
+async fn beat(broker: Weak<Inner>, unit: UnitIx) {
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        let Some(broker) = broker.upgrade() else { return };
+        broker.echoes.give_up_late();
+        if let Some(due) = broker.rounds.next(unit)
+            && broker.redis.is_up(unit)
+        {
+            visit(&broker, unit, &due).await;
+        }
+        broker.stamps.level();
+    }
+}
+
+async fn visit(broker: &Arc<Inner>, unit: UnitIx, due: &[Arc<Watch>]) {
     let pulse = Some(broker.pulse(unit));
     let (first, rest) = due.split_at(due.len().min(BATCH_MAX));
     let batches = std::iter::once((first, pulse)).chain(rest.chunks(BATCH_MAX).map(|batch| (batch, None)));
     for (batch, pulse) in batches {
-        if let Err(error) = broker.compare(unit, batch, pulse).await {
-            // The link finds out what is the matter; until then nothing more is settled.
-            tracing::debug!(?unit, %error, "not compared");
-            return;
+        match broker.compare(unit, batch, pulse).await {
+            // A channel that is slow to be filled delays no look at others.
+            Ok(mut filling) => filling.detach_all(),
+            Err(error) => {
+                // The link finds out what is the matter; until then nothing more is settled.
+                tracing::debug!(?unit, %error, "not compared");
+                return;
+            }
         }
     }
 }
