@@ -28,7 +28,7 @@ pub struct StreamPosition {
     pub offset: u64,
 }
 
-/// A stored publication's place in its channel and among all channels of its ordering unit (a node).
+/// A stored publication's place in its channel and among all channels of its ordering unit: a node, or what nodes share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Its place in its channel.
@@ -207,7 +207,8 @@ pub struct Cached {
     pub ttl: Duration,
 }
 
-/// Why a broker did not do what it was asked to. Nothing was changed; the caller may try again later.
+/// Why a broker did not do what it was asked to, as far as it knows; the caller may try again later. Where that could publish
+/// something twice, an idempotency key prevents it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
     /// It has been closed, or cannot be reached.
@@ -245,6 +246,12 @@ pub trait Broker: Send + Sync {
     /// The number of a channel's unit.
     fn unit(&self, _key: &ChannelKey) -> usize {
         0
+    }
+
+    /// Whether both channels are of one ordering unit: a cursor of one of them then resumes the other exactly. From one unit to
+    /// another it may repeat what was shown, and prove less.
+    fn ordered_together(&self, _one: &ChannelKey, _other: &ChannelKey) -> bool {
+        true
     }
 
     /// Delivers what was accepted, then refuses everything.

@@ -11,10 +11,11 @@ pub mod presence;
 
 /// A test of each promise of a broker: `broker_contract!(#[tokio::test(start_paused = true)] start);` where `start` is
 /// an async function from `Arc<dyn BrokerEvents>` to the `Arc<dyn Broker>` that delivers to it.
+/// `broker_contract!(in_turn start);`, in an async function, tests them one after another.
 #[macro_export]
 macro_rules! broker_contract {
-    (#[$test:meta] $start:path) => {
-        $crate::contract! { #[$test] $start, broker:
+    ($($how:tt)*) => {
+        $crate::contract! { [$($how)*] broker:
             publications_arrive_once_and_in_order
             a_publication_arrives_as_it_was_published
             stored_publications_have_positions_that_grow_by_one
@@ -27,7 +28,7 @@ macro_rules! broker_contract {
             a_channel_is_heard_again_after_unsubscribe_and_subscribe
             close_delivers_what_was_accepted_and_refuses_the_rest
         }
-        $crate::contract! { #[$test] $start, history:
+        $crate::contract! { [$($how)*] history:
             a_history_holds_what_was_kept_in_order
             a_history_is_read_in_parts
             the_present_is_a_place_to_go_on_from
@@ -52,8 +53,8 @@ macro_rules! broker_contract {
 /// function to an empty `Arc<dyn PresenceStore>`.
 #[macro_export]
 macro_rules! presence_contract {
-    (#[$test:meta] $start:path) => {
-        $crate::contract! { #[$test] $start, presence:
+    ($($how:tt)*) => {
+        $crate::contract! { [$($how)*] presence:
             the_first_join_of_a_user_shows_the_roster_with_the_joiner_in_it
             a_user_is_a_member_while_any_of_its_sockets_is
             a_socket_that_joins_twice_is_counted_once
@@ -76,12 +77,18 @@ macro_rules! presence_contract {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! contract {
-    (#[$test:meta] $start:path, $suite:ident: $($promise:ident)+) => {
+    ([#[$test:meta] $start:path] $suite:ident: $($promise:ident)+) => {
         $(
             #[$test]
             async fn $promise() {
                 $crate::testing::$suite::$promise($start).await;
             }
+        )+
+    };
+    ([in_turn $start:path] $suite:ident: $($promise:ident)+) => {
+        $(
+            println!("{}", stringify!($promise));
+            $crate::testing::$suite::$promise($start).await;
         )+
     };
 }
