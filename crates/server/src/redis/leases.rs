@@ -16,8 +16,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::mirror::{Entry, State};
-use super::presence::{Act, Answer, RedisPresence};
-use super::{CallError, Script, UnitIx};
+use super::presence::{Act, Answer, RedisPresence, unavailable};
+use super::{Script, UnitIx};
 
 /// How long a node counts as alive that says nothing. Two beats may be lost, and its members are still gone within 5 s.
 const LEASE_MS: u64 = 3000;
@@ -61,11 +61,15 @@ pub struct Lease {
 impl Lease {
     /// The unit serves again.
     pub fn up(&self, generation: u64) {
+        self.serves(generation);
+        self.again.notify_one();
+    }
+
+    fn serves(&self, generation: u64) {
         let before = self.generation.swap(generation, Ordering::SeqCst);
         if before != 0 && before != generation {
             self.lost.store(true, Ordering::SeqCst);
         }
-        self.again.notify_one();
     }
 }
 
@@ -142,19 +146,22 @@ fn key(text: &str) -> ChannelKey {
 
 impl RedisPresence {
     /// Makes this node known to the unit.
-    pub(super) async fn begin(&self, unit: UnitIx) -> Result<(), CallError> {
-        self.beat_as("begin", unit, LEASE_MS, 0).await.map(drop)
+    pub(super) async fn begin(&self, unit: UnitIx) -> Result<(), StoreError> {
+        let mut answer = Answer::of(self.beat_as("begin", unit, LEASE_MS, 0).await?)?;
+        let (_more, _changes) = (answer.number()?, answer.list()?);
+        self.unit(unit).lease.serves(answer.number()?);
+        Ok(())
     }
 
     /// This node is known for a moment longer, and what it has entered after that is taken out by others.
-    pub(super) async fn end(&self, unit: UnitIx) -> Result<(), CallError> {
+    pub(super) async fn end(&self, unit: UnitIx) -> Result<(), StoreError> {
         self.unit(unit).lease.retired.store(true, Ordering::SeqCst);
         self.beat_as("retire", unit, GRACE_MS, 0).await.map(drop)
     }
 
-    async fn beat_as(&self, mode: &str, unit: UnitIx, lease_ms: u64, slice: usize) -> Result<Value, CallError> {
+    async fn beat_as(&self, mode: &str, unit: UnitIx, lease_ms: u64, slice: usize) -> Result<Value, StoreError> {
         let args = [lease_ms.to_string(), slice.to_string(), mode.to_owned()];
-        self.call(unit, &BEAT_SCRIPT, args.map(String::into_bytes).into()).await
+        self.call(unit, &BEAT_SCRIPT, args.map(String::into_bytes).into()).await.map_err(unavailable)
     }
 
     /// Enters again what is in doubt, beside the beats: it may be much, and is told.
@@ -190,10 +197,10 @@ impl RedisPresence {
     async fn beat(&self, unit: UnitIx, teller: &Teller) -> Result<(), StoreError> {
         let permit = teller.0.try_reserve().ok();
         let slice = if permit.is_some() { SLICE } else { 0 };
-        let called = self.beat_as("beat", unit, LEASE_MS, slice).await.map_err(|_| StoreError::Unavailable)?;
+        let called = self.beat_as("beat", unit, LEASE_MS, slice).await?;
         if called == Value::Nil {
             tracing::warn!(unit = unit.0, "presence lease lapsed; entering everything again");
-            self.begin(unit).await.map_err(|_| StoreError::Unavailable)?;
+            self.begin(unit).await?;
             self.unit(unit).mirror.doubt_all();
         } else {
             let mut answer = Answer::of(called)?;

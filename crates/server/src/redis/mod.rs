@@ -18,6 +18,8 @@ mod echoes;
 mod leases;
 mod mirror;
 mod presence;
+#[cfg(test)]
+mod presence_tests;
 mod record;
 mod script;
 mod stamps;

@@ -66,7 +66,7 @@ pub(super) struct Unit {
 
 impl RedisPresence {
     /// Makes this node known to all units.
-    pub async fn start(redis: Redis) -> Result<RedisPresence, CallError> {
+    pub async fn start(redis: Redis) -> Result<RedisPresence, StoreError> {
         let incarnation = format!("{:016x}", RandomState::new().hash_one("incarnation")).into();
         let units = redis.units().map(|_| Unit::default()).collect();
         let presence = RedisPresence { redis, incarnation, units, doubt: Arc::default() };
@@ -280,7 +280,7 @@ impl PresenceStore for RedisPresence {
     }
 }
 
-fn unavailable(error: CallError) -> StoreError {
+pub(super) fn unavailable(error: CallError) -> StoreError {
     tracing::debug!(%error, "presence unavailable");
     StoreError::Unavailable
 }

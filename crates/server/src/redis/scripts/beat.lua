@@ -3,7 +3,7 @@
 --   beat    it still is; answers nothing where that is news
 --   retire  it is there no longer than the lease
 -- Answers whether there is more to take out, and what changed: {'l', channel, version, user}, {'c', channel, subscribers},
--- {'f', app/user}.
+-- {'f', app/user}; and the generation.
 
 local lease_ms, budget, mode = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local lease = redis.call('ZSCORE', key('nodes'), node)
@@ -40,4 +40,4 @@ for _, dead in ipairs(redis.call('ZRANGE', key('nodes'), '-inf', now_ms, 'BYSCOR
     more = 1
   end
 end
-return {more, changes}
+return {more, changes, tonumber(ARGV[1])}

@@ -1,0 +1,322 @@
+//! The presence store keeps the contract on one server and on two, and several nodes that share them agree.
+
+#[path = "../../tests/support/redis.rs"]
+mod fixture;
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fanfare_hub::{ChannelKey, Counts, Member, PresenceEvents, PresenceStore};
+use fanfare_proto::socket_id::SocketId;
+use tokio::time::{Instant, sleep};
+
+use super::presence::RedisPresence;
+use super::{LinkEvents, Redis, UnitIx};
+use crate::config::test_config;
+
+/// How long a test waits for what nodes do by themselves, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Well before a lease ends.
+const SOON: Duration = Duration::from_millis(1500);
+
+/// Tells the store of a node how its servers are, once there is one.
+#[derive(Default)]
+struct Relay(Mutex<Option<RedisPresence>>);
+
+#[async_trait]
+impl LinkEvents for Relay {
+    async fn message(&self, _unit: UnitIx, _channel: &[u8], _payload: Bytes) {}
+
+    fn down(&self, _unit: UnitIx) {}
+
+    async fn up(&self, unit: UnitIx, generation: u64) {
+        if let Some(presence) = &*self.0.lock().expect("no test panics here") {
+            presence.up(unit, generation);
+        }
+    }
+}
+
+/// What a node was told to tell.
+#[derive(Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Told {
+    fn note(&self, what: String) {
+        self.0.lock().expect("no test panics here").push(what);
+    }
+
+    fn all(&self) -> Vec<String> {
+        let mut all = self.0.lock().expect("no test panics here").clone();
+        all.sort();
+        all
+    }
+
+    async fn becomes(&self, expected: &[&str]) {
+        let until = Instant::now() + PATIENCE;
+        while self.all() != expected {
+            assert!(Instant::now() < until, "expected {expected:?}, told {:?}", self.all());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[async_trait]
+impl PresenceEvents for Told {
+    async fn joined(&self, key: &ChannelKey, member: Member, _version: u64) {
+        self.note(format!("joined {} {}", key.as_str(), member.user_id));
+    }
+
+    async fn left(&self, key: &ChannelKey, user: &str, _version: u64) {
+        self.note(format!("left {} {user}", key.as_str()));
+    }
+
+    async fn turned(&self, app: &str, user: &str, online: bool) {
+        self.note(format!("{app}/{user} {}", if online { "online" } else { "offline" }));
+    }
+
+    async fn counted(&self, key: &ChannelKey, total: u64) {
+        self.note(format!("counted {} {total}", key.as_str()));
+    }
+}
+
+/// A node on these servers whose leases nobody renews: as one that is killed just now.
+async fn dying(urls: &[String]) -> RedisPresence {
+    let config = test_config(&format!(
+        "[redis]\nservers = {urls:?}\n[[apps]]\nid = 1\nkeys = [{{ key = \"k\", secret = \"s\" }}]\n"
+    ));
+    let relay = Arc::<Relay>::default();
+    let redis = Redis::start(&config.redis.expect("it is set"), relay.clone()).await.expect("the servers are there");
+    let presence = RedisPresence::start(redis).await.expect("the servers answer");
+    *relay.0.lock().expect("no test panics here") = Some(presence.clone());
+    presence
+}
+
+/// A node that lives, and what it tells.
+async fn living(urls: &[String]) -> (RedisPresence, Arc<Told>) {
+    let (presence, told) = (dying(urls).await, Arc::<Told>::default());
+    presence.attend(told.clone());
+    (presence, told)
+}
+
+fn room() -> ChannelKey {
+    ChannelKey::new("1", "presence-room")
+}
+
+fn socket(b: u64) -> SocketId {
+    SocketId { a: 7, b }
+}
+
+async fn join(node: &RedisPresence, user: &str, b: u64) -> bool {
+    let member = Member { user_id: user.to_owned(), user_info: None };
+    node.join(&room(), socket(b), member, 1000).await.expect("there is room").first
+}
+
+async fn users(node: &RedisPresence) -> Vec<String> {
+    let members = node.members(&room()).await.expect("the servers answer");
+    members.into_iter().map(|member| member.user_id).collect()
+}
+
+async fn left(node: &RedisPresence, b: u64) -> Option<String> {
+    node.leave(&room(), socket(b)).await.expect("the servers answer").last.map(|(user, _)| user)
+}
+
+thread_local! {
+    /// Servers live as long as their test.
+    static SERVERS: RefCell<Vec<fixture::Redis>> = const { RefCell::new(Vec::new()) };
+}
+
+async fn on(servers: Vec<fixture::Redis>) -> Arc<dyn PresenceStore> {
+    let urls: Vec<String> = servers.iter().map(fixture::Redis::url).collect();
+    SERVERS.with_borrow_mut(|held| held.extend(servers));
+    Arc::new(living(&urls).await.0)
+}
+
+mod on_one_server {
+    async fn start() -> std::sync::Arc<dyn fanfare_hub::PresenceStore> {
+        super::on(vec![super::fixture::Redis::standalone()]).await
+    }
+
+    fanfare_hub::presence_contract!(
+        #[tokio::test]
+        start
+    );
+}
+
+mod on_two_servers {
+    async fn start() -> std::sync::Arc<dyn fanfare_hub::PresenceStore> {
+        super::on(super::fixture::Redis::pair().into()).await
+    }
+
+    fanfare_hub::presence_contract!(
+        #[tokio::test]
+        start
+    );
+}
+
+#[tokio::test]
+async fn nodes_count_and_list_together() {
+    let servers = fixture::Redis::pair();
+    let urls = servers.each_ref().map(fixture::Redis::url);
+    let ((one, _), (two, _)) = (living(&urls).await, living(&urls).await);
+    assert!(join(&one, "ann", 1).await);
+    assert!(!join(&two, "ann", 2).await);
+    assert!(join(&two, "bob", 3).await);
+    assert_eq!(users(&one).await, ["ann", "bob"]);
+    assert_eq!(one.subscribers(&room(), 1).await, Ok(1));
+    assert_eq!(two.subscribers(&room(), 2).await, Ok(3));
+    assert_eq!(one.counts(&room()).await, Ok(Counts { subscribers: 3, users: 2 }));
+    for n in 0..2500 {
+        let key = ChannelKey::new("1", &format!("room-{n:04}"));
+        if n % 2 == 0 { &one } else { &two }.subscribers(&key, 1).await.expect("the servers answer");
+    }
+    let channels = one.channels("1", "room-").await.expect("the servers answer");
+    assert_eq!(channels.len(), 2500);
+    assert!(channels.is_sorted_by(|(one, _), (other, _)| one < other));
+    assert_eq!(left(&one, 1).await, None, "her other socket is on the other node");
+    assert_eq!(left(&two, 2).await.as_deref(), Some("ann"));
+    assert_eq!(one.user_online("1", "ann", socket(1)).await, Ok(true));
+    assert_eq!(two.user_online("1", "ann", socket(2)).await, Ok(false));
+    assert_eq!(one.user_offline("1", "ann", socket(1)).await, Ok(false));
+    assert_eq!(one.users_online("1", &["bob".into(), "ann".into()]).await, Ok(vec![false, true]));
+}
+
+#[tokio::test]
+async fn a_socket_that_joins_elsewhere_is_the_other_nodes_from_then_on() {
+    let server = fixture::Redis::standalone();
+    let urls = [server.url()];
+    let ((one, _), (two, _)) = (living(&urls).await, living(&urls).await);
+    assert!(join(&one, "ann", 1).await);
+    assert!(!join(&two, "ann", 1).await);
+    assert_eq!(left(&one, 1).await, None, "it is not its socket any more");
+    assert_eq!(users(&one).await, ["ann"]);
+    assert_eq!(left(&two, 1).await.as_deref(), Some("ann"));
+}
+
+#[tokio::test]
+async fn what_a_dead_node_left_is_taken_out_and_told_once() {
+    let server = fixture::Redis::standalone();
+    let urls = [server.url()];
+    let ((one, told), (two, also_told)) = (living(&urls).await, living(&urls).await);
+    let dead = dying(&urls).await;
+    for (b, user) in [(1, "ann"), (2, "bob"), (3, "cat")] {
+        join(&dead, user, b).await;
+    }
+    dead.subscribers(&room(), 3).await.expect("the server answers");
+    dead.user_online("1", "ann", socket(1)).await.expect("the server answers");
+    dead.user_online("1", "bob", socket(2)).await.expect("the server answers");
+    // Bob is back on another node before anybody noticed.
+    assert!(!join(&one, "bob", 4).await);
+    assert_eq!(one.user_online("1", "bob", socket(4)).await, Ok(false));
+    one.subscribers(&room(), 1).await.expect("the server answers");
+    let began = Instant::now();
+    while users(&two).await != ["bob"] {
+        assert!(began.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(20)).await;
+    }
+    println!("gone after {:?}", began.elapsed());
+    assert_eq!(two.counts(&room()).await, Ok(Counts { subscribers: 1, users: 1 }));
+    let expected =
+        ["1/ann offline", "counted 1/presence-room 1", "left 1/presence-room ann", "left 1/presence-room cat"];
+    let together = || {
+        let mut together = [told.all(), also_told.all()].concat();
+        together.sort();
+        together
+    };
+    while together().len() < expected.len() {
+        assert!(began.elapsed() < PATIENCE, "{:?}", together());
+        sleep(Duration::from_millis(20)).await;
+    }
+    sleep(SOON).await;
+    assert_eq!(together(), expected);
+}
+
+#[tokio::test]
+async fn a_thousand_members_of_a_dead_node_are_taken_out_in_slices() {
+    let server = fixture::Redis::standalone();
+    let urls = [server.url()];
+    let dead = dying(&urls).await;
+    for b in 0..1000 {
+        join(&dead, &format!("user-{b}"), b).await;
+    }
+    let (node, told) = living(&urls).await;
+    let until = Instant::now() + PATIENCE;
+    while told.all().len() < 1000 {
+        assert!(Instant::now() < until, "{} of 1000 told", told.all().len());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(users(&node).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_server_lost_is_entered_again_and_is_no_news() {
+    let server = fixture::Redis::standalone();
+    let urls = [server.url()];
+    let (node, told) = living(&urls).await;
+    join(&node, "ann", 1).await;
+    node.subscribers(&room(), 1).await.expect("the server answers");
+    node.user_online("1", "ann", socket(1)).await.expect("the server answers");
+    let before = node.versions(&[room()]).await.expect("the server answers");
+    server.ask(&["FLUSHALL"]);
+    let until = Instant::now() + PATIENCE;
+    let whole = Ok(Counts { subscribers: 1, users: 1 });
+    while node.counts(&room()).await != whole || node.users_online("1", &["ann".into()]).await != Ok(vec![true]) {
+        assert!(Instant::now() < until, "{:?}", node.counts(&room()).await);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(
+        node.versions(&[room()]).await.expect("the server answers") > before,
+        "whoever compares sees that it began anew"
+    );
+    sleep(SOON).await;
+    assert_eq!(told.all(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_node_that_was_taken_for_dead_enters_again_and_tells_so() {
+    let server = fixture::Redis::standalone();
+    let urls = [server.url()];
+    let late = dying(&urls).await;
+    join(&late, "ann", 1).await;
+    late.user_online("1", "ann", socket(1)).await.expect("the server answers");
+    let (node, told) = living(&urls).await;
+    told.becomes(&["1/ann offline", "left 1/presence-room ann"]).await;
+    let also_told = Arc::<Told>::default();
+    late.attend(also_told.clone());
+    also_told.becomes(&["1/ann online", "joined 1/presence-room ann"]).await;
+    assert_eq!(users(&node).await, ["ann"]);
+}
+
+#[tokio::test]
+async fn a_leave_that_failed_is_repeated() {
+    let server = fixture::Redis::standalone();
+    let urls = [server.url()];
+    let (node, _) = living(&urls).await;
+    join(&node, "ann", 1).await;
+    server.stop();
+    node.leave(&room(), socket(1)).await.expect_err("the server does not answer");
+    server.cont();
+    let until = Instant::now() + PATIENCE;
+    while node.members(&room()).await != Ok(vec![]) {
+        assert!(Instant::now() < until, "she is still there");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_elsewhere_while_a_node_ends_is_not_missed() {
+    let server = fixture::Redis::standalone();
+    let urls = [server.url()];
+    let ((one, _), (two, told)) = (living(&urls).await, living(&urls).await);
+    join(&one, "ann", 1).await;
+    join(&one, "bob", 2).await;
+    one.retire().await;
+    sleep(SOON).await;
+    assert_eq!(users(&two).await, ["ann", "bob"]);
+    assert!(!join(&two, "ann", 3).await);
+    told.becomes(&["left 1/presence-room bob"]).await;
+    assert_eq!(users(&two).await, ["ann"]);
+}
