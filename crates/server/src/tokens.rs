@@ -20,6 +20,7 @@ pub use revoked::{BadRevocation, Whose};
 use crate::apps::App;
 use crate::config::Secret;
 use crate::data::Journal;
+use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use fanfare_proto::channel::BadName;
@@ -28,9 +29,9 @@ use fanfare_proto::sign::{digest_matches, hmac_digest};
 use revoked::Revocations;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fmt, io};
 use tokio::sync::watch;
 
 /// Bytes of a token. It has to fit into a request head of 16 KiB, beside everything else.
@@ -95,6 +96,20 @@ pub struct Tokens {
     ledger: Arc<Mutex<Ledger>>,
     /// How many revocations there have been.
     changes: Arc<watch::Sender<u64>>,
+    peers: Arc<OnceLock<Arc<dyn Peers>>>,
+}
+
+/// The other nodes that serve the same apps.
+#[async_trait]
+pub trait Peers: Send + Sync {
+    /// Tells those that run of a revocation, a line of the journal, and those that start before it ends.
+    async fn tell(&self, line: &str) -> Result<(), BadRevocation>;
+}
+
+impl fmt::Debug for dyn Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Peers")
+    }
 }
 
 /// The revocations, and where they are written down so that a restart does not let anybody in again.
@@ -107,7 +122,7 @@ struct Ledger {
 impl Default for Tokens {
     /// Revocations end with this process.
     fn default() -> Tokens {
-        Tokens { ledger: Arc::default(), changes: Arc::new(watch::Sender::new(0)) }
+        Tokens { ledger: Arc::default(), changes: Arc::new(watch::Sender::new(0)), peers: Arc::default() }
     }
 }
 
@@ -143,11 +158,42 @@ impl Tokens {
         self.ledger().revocations.covers(app, claims, now_s())
     }
 
-    /// Takes tokens back. `exp_s`: when they expire at the latest, where the caller knows.
-    pub fn revoke(&self, app: &str, whose: Whose, exp_s: Option<u64>) -> Result<(), BadRevocation> {
-        self.ledger().add(app, whose, exp_s)?;
+    /// Takes tokens back on this node; returns the journal's line. `exp_s`: when they expire at the latest, where the
+    /// caller knows.
+    pub fn revoke(&self, app: &str, whose: Whose, exp_s: Option<u64>) -> Result<String, BadRevocation> {
+        let line = self.ledger().add(app, whose, exp_s)?;
         self.changes.send_modify(|changes| *changes += 1);
-        Ok(())
+        Ok(line)
+    }
+
+    /// Takes tokens back on all nodes.
+    pub async fn revoke_everywhere(&self, app: &str, whose: Whose, exp_s: Option<u64>) -> Result<(), BadRevocation> {
+        let line = self.revoke(app, whose, exp_s)?;
+        match self.peers.get() {
+            Some(peers) => peers.tell(&line).await,
+            None => Ok(()),
+        }
+    }
+
+    /// From now on, others are told. To be called once.
+    pub fn share(&self, peers: Arc<dyn Peers>) {
+        let shared = self.peers.set(peers);
+        debug_assert!(shared.is_ok(), "a node belongs to one cluster");
+    }
+
+    /// Takes in journal lines of other nodes.
+    pub fn learn<'l>(&self, lines: impl IntoIterator<Item = &'l str>) {
+        let mut ledger = self.ledger();
+        let news = lines.into_iter().filter(|line| ledger.learn(line)).count();
+        drop(ledger);
+        if news > 0 {
+            self.changes.send_modify(|changes| *changes += 1);
+        }
+    }
+
+    /// All revocations, as journal lines.
+    pub fn lines(&self) -> Vec<String> {
+        self.ledger().revocations.lines().collect()
     }
 
     /// Changes with each revocation: connections that came in with a token are to be asked again ([`Self::is_revoked`]).
@@ -162,15 +208,30 @@ impl Tokens {
 }
 
 impl Ledger {
-    fn add(&mut self, app: &str, whose: Whose, exp_s: Option<u64>) -> Result<(), BadRevocation> {
+    fn add(&mut self, app: &str, whose: Whose, exp_s: Option<u64>) -> Result<String, BadRevocation> {
+        let now_s = self.make_room();
+        let line = self.revocations.add(app, whose, exp_s, now_s)?;
+        self.write(|journal| journal.append(&line));
+        Ok(line)
+    }
+
+    /// Whether the line of another node is news.
+    fn learn(&mut self, line: &str) -> bool {
+        let now_s = self.make_room();
+        let news = self.revocations.learn(line, now_s);
+        if news {
+            self.write(|journal| journal.append(line));
+        }
+        news
+    }
+
+    /// What has expired leaves the table from time to time, and then the file.
+    fn make_room(&mut self) -> u64 {
         let now_s = now_s();
-        // What has expired leaves the table from time to time, and then the file.
         if self.revocations.make_room(now_s) {
             self.rewrite();
         }
-        let line = self.revocations.add(app, whose, exp_s, now_s)?;
-        self.write(|journal| journal.append(&line));
-        Ok(())
+        now_s
     }
 
     fn rewrite(&mut self) {

@@ -147,7 +147,7 @@ impl Api {
             Resource::Members(name) => channels::members(&self.hub, app, &name).await,
             Resource::Stats(name) => channels::stats(&self.hub, app, &name).await,
             Resource::Terminate(user) => self.terminate(app, &user).await,
-            Resource::RevokeTokens => revoke::revoke(&self.tokens, app, body),
+            Resource::RevokeTokens => revoke::revoke(&self.tokens, app, body).await,
         }
     }
 

@@ -26,10 +26,10 @@ pub enum BadRevoke {
 }
 
 impl BadRevoke {
-    /// Only a full table is a matter of time.
+    /// Only a full table, and other nodes out of reach, are a matter of time.
     pub fn status(&self) -> StatusCode {
         match self {
-            BadRevoke::Revocation(BadRevocation::TooMany) => StatusCode::SERVICE_UNAVAILABLE,
+            BadRevoke::Revocation(BadRevocation::TooMany | BadRevocation::Unshared) => StatusCode::SERVICE_UNAVAILABLE,
             BadRevoke::Body(_) | BadRevoke::Whose | BadRevoke::Revocation(BadRevocation::Name { .. }) => {
                 StatusCode::BAD_REQUEST
             }
@@ -47,13 +47,13 @@ struct Written<'a> {
 }
 
 /// Revokes what the body names. That no such token is known is no mistake: none of them are, before they are used.
-pub fn revoke(tokens: &Tokens, app: &App, body: &[u8]) -> Answer {
+pub async fn revoke(tokens: &Tokens, app: &App, body: &[u8]) -> Answer {
     let written: Written = json::object(body::text(body)?).map_err(BadRevoke::from)?;
     let whose = match (written.jti, written.sub) {
         (Some(jti), None) => Whose::Token(Arc::from(&*jti.0)),
         (None, Some(sub)) => Whose::User(Arc::from(&*sub.0)),
         _ => return Err(BadRevoke::Whose.into()),
     };
-    tokens.revoke(&app.id, whose, written.exp).map_err(BadRevoke::from)?;
+    tokens.revoke_everywhere(&app.id, whose, written.exp).await.map_err(BadRevoke::from)?;
     Ok(super::empty_object())
 }

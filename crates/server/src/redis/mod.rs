@@ -21,6 +21,7 @@ mod presence;
 #[cfg(test)]
 mod presence_tests;
 mod record;
+mod revocations;
 mod script;
 mod stamps;
 mod streams;

@@ -45,6 +45,9 @@ pub enum BadRevocation {
     /// The table is full.
     #[error("{REVOCATIONS_MAX} revocations are remembered already: make tokens that live shorter")]
     TooMany,
+    /// The others could not be told.
+    #[error("revoked on this node, and the others could not be told: ask again")]
+    Unshared,
 }
 
 /// What is remembered, by app.
@@ -62,7 +65,7 @@ struct OfApp {
     users: HashMap<Arc<str>, Entry>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     at_s: u64,
     until_s: u64,
@@ -84,17 +87,22 @@ impl Revocations {
     /// Reads what [`Self::lines`] and [`Self::add`] wrote; what is no whole line is left out.
     pub(super) fn restored(text: &str, now_s: u64) -> Revocations {
         let mut revocations = Revocations::default();
-        for line in text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()) {
-            let whose = match (line.jti, line.sub) {
-                (Some(jti), None) => Whose::Token(jti.into()),
-                (None, Some(sub)) => Whose::User(sub.into()),
-                _ => continue,
-            };
-            if line.until_s > now_s && revocations.len < REVOCATIONS_MAX {
-                revocations.put(&line.app, whose, Entry { at_s: line.at_s, until_s: line.until_s });
-            }
+        for line in text.lines() {
+            revocations.learn(line, now_s);
         }
         revocations
+    }
+
+    /// Takes in a line that was written here or elsewhere. `false`: it tells nothing new, or is no line.
+    pub(super) fn learn(&mut self, line: &str, now_s: u64) -> bool {
+        let Ok(line) = serde_json::from_str::<Line>(line) else { return false };
+        let whose = match (line.jti, line.sub) {
+            (Some(jti), None) => Whose::Token(jti.into()),
+            (None, Some(sub)) => Whose::User(sub.into()),
+            _ => return false,
+        };
+        let room = line.until_s > now_s && self.len < REVOCATIONS_MAX;
+        room && self.put(&line.app, whose, Entry { at_s: line.at_s, until_s: line.until_s })
     }
 
     /// All of them, each as a line.
@@ -140,13 +148,20 @@ impl Revocations {
         Ok(line)
     }
 
-    fn put(&mut self, app: &str, whose: Whose, entry: Entry) {
+    /// Whether this is news. Of two about the same, what either covers is covered: they may come in any order.
+    fn put(&mut self, app: &str, whose: Whose, entry: Entry) -> bool {
         let of_app = self.apps.entry(app.into()).or_default();
-        let earlier = match whose {
-            Whose::Token(jti) => of_app.tokens.insert(jti, entry),
-            Whose::User(sub) => of_app.users.insert(sub, entry),
+        let (names, name) = match whose {
+            Whose::Token(jti) => (&mut of_app.tokens, jti),
+            Whose::User(sub) => (&mut of_app.users, sub),
         };
-        self.len += usize::from(earlier.is_none());
+        let Some(known) = names.get_mut(&name) else {
+            names.insert(name, entry);
+            self.len += 1;
+            return true;
+        };
+        let both = Entry { at_s: known.at_s.max(entry.at_s), until_s: known.until_s.max(entry.until_s) };
+        std::mem::replace(known, both) != both
     }
 
     /// Forgets what has expired, which needs no refusal of its own. `false`: there are too few for a look.

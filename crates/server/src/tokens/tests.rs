@@ -211,6 +211,20 @@ fn revocations_are_read_as_they_were_written() {
 }
 
 #[test]
+fn what_another_node_took_back_is_refused_here_too() {
+    let here = Tokens::default();
+    let line = Tokens::default().revoke("1", Whose::User("ann".into()), None).expect("there is room");
+    let mut changes = here.changes();
+    here.learn([&*line, "no line at all"]);
+    assert!(here.is_revoked("1", &granted(r#","channels":[],"sub":"ann""#)));
+    assert!(changes.has_changed().expect("the tokens live"));
+    changes.mark_unchanged();
+    here.learn([&*line]);
+    assert!(!changes.has_changed().expect("the tokens live"), "it is no news");
+    assert_eq!(here.lines(), [line]);
+}
+
+#[test]
 fn what_is_shown_of_a_bad_token_holds_nothing_of_it() {
     let token = with_header(r#"{"alg":"none","kid":"k1"}"#);
     let shown = format!("{0} {0:?}", verify(&token).expect_err("refused"));
