@@ -47,7 +47,12 @@ pub fn serve(config: Config, source: Source, echo: bool) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores).enable_all().build()?;
     // To the hub, the push-stream listener is a loop too.
-    let loops = if config.loops == 0 { cores } else { config.loops }.min(LOOPS_MAX - 1);
+    let loops = match config.role.is_edge() {
+        true if config.loops == 0 => cores,
+        true => config.loops,
+        false => 0,
+    };
+    let loops = loops.min(LOOPS_MAX - 1);
     runtime.block_on(async { Node::start(config, source, echo, loops)?.run().await })
 }
 
@@ -77,11 +82,13 @@ struct Public {
     subscriptions: Subscriptions,
     apps: Apps,
     answers: Arc<Answers>,
+    is_edge: bool,
 }
 
 impl Http for Public {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        if let Some(page) = demo::page(request.method(), request.uri().path(), &self.apps) {
+        // The page is a subscriber's.
+        if let Some(page) = demo::page(request.method(), request.uri().path(), &self.apps).filter(|_| self.is_edge) {
             return page.map(Body::from);
         }
         if self.subscriptions.are_at(request.uri().path()) {
@@ -168,7 +175,13 @@ impl Node {
         let loops = Loops::new(&self.loops);
         let (last, mut served) = mpsc::channel(1);
         let subscriptions = Subscriptions::new(self.gatekeeper.clone(), loops.clone());
-        let public = Arc::new(Public { api, subscriptions, apps: self.apps.clone(), answers: answers.clone() });
+        let public = Arc::new(Public {
+            api,
+            subscriptions,
+            apps: self.apps.clone(),
+            answers: answers.clone(),
+            is_edge: self.config.role.is_edge(),
+        });
         let tls = self.certificates.as_ref().map(Certificates::server_config).transpose()?;
         let push_stream = match self.push_stream {
             Some((listener, prepared)) => {

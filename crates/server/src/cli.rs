@@ -40,8 +40,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let flags =
-        Flags { listen: args.listen, admin_listen: args.admin_listen, loops: args.loops, data_dir: args.data_dir };
+    let ServeArgs { listen, admin_listen, loops, data_dir, role, .. } = args;
+    let flags = Flags { listen, admin_listen, loops, data_dir, role };
     let source = Source::new(args.file.config, flags);
     let config = source.load()?;
     crate::app::serve(config, source, args.echo)
@@ -109,6 +109,10 @@ struct ServeArgs {
     /// Where histories wait while the server restarts [default: fanfare-data/PORT; "": nowhere]
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<String>,
+    /// What this node is there for, beside others on the same Redis servers: edge (subscribers), api (publishers), all
+    /// [default: all]
+    #[arg(long, value_name = "ROLE")]
+    role: Option<String>,
     /// Echo WebSocket messages at /echo, for conformance tests
     #[arg(long, hide = true)]
     echo: bool,

@@ -16,6 +16,7 @@ mod network;
 mod origin;
 mod push_stream;
 mod redis;
+mod role;
 mod tenants;
 mod watch;
 mod written;
@@ -26,6 +27,7 @@ pub use origin::OriginRule;
 pub use push_stream::{PushStreamSettings, Templates};
 #[allow(unused_imports)]
 pub use redis::{Login, RedisServer, RedisServers, RedisSettings};
+pub use role::Role;
 pub use watch::watch;
 
 use crate::limits::Limits;
@@ -54,6 +56,8 @@ const DEVELOPMENT_SECRET: &str = "fanfare-secret";
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// What this node is there for.
+    pub role: Role,
     /// The public listener.
     pub listen: SocketAddr,
     /// Metrics and health.
@@ -103,6 +107,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            role: Role::All,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6001)),
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9601)),
             loops: 0,
@@ -302,6 +307,8 @@ pub struct Flags {
     pub loops: Option<u32>,
     /// `--data-dir`.
     pub data_dir: Option<String>,
+    /// `--role`.
+    pub role: Option<String>,
 }
 
 impl Flags {
@@ -315,6 +322,7 @@ impl Flags {
             admin_listen: at(&self.admin_listen, "--admin-listen"),
             loops: at(&self.loops, "--loops"),
             data_dir: at(&self.data_dir, "--data-dir"),
+            role: at(&self.role, "--role"),
             ..Written::default()
         }
     }

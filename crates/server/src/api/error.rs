@@ -16,6 +16,7 @@ use super::json;
 use super::plain::BadPlain;
 use super::revoke::BadRevoke;
 use crate::body::BadBody;
+use crate::config::Role;
 use crate::limits::RetryAfter;
 
 /// Seconds after which it is worth asking again when a store is away, or the app publishes faster than it is delivered.
@@ -30,6 +31,12 @@ pub enum Refused {
          channels/{{name}}/users, channels/{{name}}/history, tokens/revoke or users/{{id}}/terminate_connections; or /pub/{{app_key}}/{{channel}}"
     )]
     Nowhere,
+    /// The node is there for subscribers.
+    #[error("this node has the role \"{role}\" and answers no publishers: ask a node with the role \"api\"")]
+    Elsewhere {
+        /// What it is there for.
+        role: Role,
+    },
     /// The path answers to another method.
     #[error("expected {expected}")]
     Method {
@@ -87,6 +94,7 @@ impl Refused {
     fn status(&self) -> StatusCode {
         match self {
             Refused::Nowhere | Refused::UnknownApp { .. } => StatusCode::NOT_FOUND,
+            Refused::Elsewhere { .. } => StatusCode::MISDIRECTED_REQUEST,
             Refused::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Refused::Disabled => StatusCode::FORBIDDEN,
             Refused::Denied(_) => StatusCode::UNAUTHORIZED,

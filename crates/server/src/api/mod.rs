@@ -53,7 +53,7 @@ use self::publish::Publisher;
 use self::route::{Grant, Resource, Route};
 use crate::apps::{App, Apps};
 use crate::body::{self, Readable};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::tokens::Tokens;
 
 /// What a call comes to.
@@ -65,6 +65,7 @@ pub struct Api {
     publisher: Publisher,
     apps: Apps,
     tokens: Tokens,
+    role: Role,
     path_prefix: String,
     body_bytes_max: usize,
 }
@@ -77,6 +78,7 @@ impl Api {
             hub,
             apps,
             tokens,
+            role: config.role,
             path_prefix: config.path_prefix.clone(),
             body_bytes_max: config.publish_body_bytes_max,
         }
@@ -92,6 +94,10 @@ impl Api {
         let path = self.without_prefix(head.uri.path());
         let route = Route::parse(path).ok_or(Refused::Nowhere)?;
         match (&head.method, route) {
+            // What pages of clients under development ask for stays, as the page comes from here.
+            (_, Route::Signed { .. } | Route::Plain { .. }) if !self.role.is_api() => {
+                Err(Refused::Elsewhere { role: self.role })
+            }
             (&Method::OPTIONS, Route::Signed { resource, .. }) => Ok(options(&resource.method())),
             (_, Route::Signed { app, resource }) => {
                 check_method(&head.method, resource.method())?;

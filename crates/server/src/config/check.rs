@@ -6,7 +6,7 @@
 
 use super::tenants;
 use super::written::{At, Place, Written, WrittenTls, Wrong};
-use super::{Config, DEVELOPMENT_KEY, TlsFiles, default_data_dir, push_stream, redis};
+use super::{Config, DEVELOPMENT_KEY, TlsFiles, default_data_dir, push_stream, redis, role};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,7 @@ pub(super) fn config(written: Written) -> Result<Config, Wrong> {
     }
     config.push_stream = written.push_stream.map(|written| push_stream::checked(written, &config)).transpose()?;
     config.redis = written.redis.map(redis::checked).transpose()?;
+    config.role = role::checked(written.role, config.redis.is_some())?;
     listeners_differ(&config).map_err(complaint_at(admin_place.or(listen_place.clone())))?;
     development_stays_home(&config).map_err(complaint_at(listen_place))?;
     Ok(config)

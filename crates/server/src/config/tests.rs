@@ -66,10 +66,11 @@ fn the_example_holds_every_key_with_its_default() {
 }
 
 /// Tables within tables, which are looked at by themselves.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "apps",
     "tls",
     "push_stream",
+    "redis",
     "limits",
     "history",
     "streaming",
@@ -318,6 +319,23 @@ fn mistakes_in_the_environment_and_in_flags_are_named_too() {
         load_all("", &[], flags).expect_err("refused"),
         "--listen: expected an address and a port such as \"127.0.0.1:6001\", found \"nowhere\""
     );
+}
+
+#[test]
+fn a_node_may_do_a_part_where_others_do_the_rest() {
+    const REDIS: &str = "[redis]\nservers = [\"redis://127.0.0.1:7001\"]\n";
+    for (written, role) in [("edge", Role::Edge), ("api", Role::Api), ("all", Role::All)] {
+        assert_eq!(load(&format!("role = \"{written}\"\n{REDIS}")).expect("sound").role, role);
+        let flags = || Flags { role: Some(written.to_owned()), ..Flags::default() };
+        assert_eq!(load_all(REDIS, &[("FANFARE_ROLE", "edge")], flags()).expect("sound").role, role);
+    }
+    assert_eq!(load(REDIS).expect("sound").role, Role::All);
+    refused(
+        "role = \"edge\"",
+        "fanfare.toml:1: a node with the role \"edge\" needs Redis servers ([redis] in fanfare.toml, or FANFARE_REDIS): \
+         nobody else could do what it leaves out",
+    );
+    refused("role = \"cook\"", "fanfare.toml:1: expected \"edge\", \"api\" or \"all\", found \"cook\"");
 }
 
 #[test]

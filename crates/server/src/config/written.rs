@@ -132,6 +132,7 @@ scalars! {
     heartbeat_s: u32 = "FANFARE_HEARTBEAT_S",
     longpoll_s: u32 = "FANFARE_LONGPOLL_S",
     data_dir: String = "FANFARE_DATA_DIR",
+    role: String = "FANFARE_ROLE",
 }
 
 table! {

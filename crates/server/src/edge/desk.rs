@@ -131,6 +131,17 @@ impl Desk {
         self.close(key, doom, true);
     }
 
+    /// The node stops: has a client go on elsewhere. A poll that waits is over, which needs no error.
+    pub fn send_on(&mut self, key: ConnKey) {
+        match self.shard.wire(key).map(|conn| &mut conn.talk) {
+            Some(Talk::Polls(polls)) if polls.asks => {
+                polls.keep_alive = false;
+                self.answer_nothing(key);
+            }
+            _ => self.close_with(key, CloseCode::RECONNECT, "", None),
+        }
+    }
+
     /// Gives a connection back to the door, with what it has sent.
     pub fn give_back(&mut self, key: ConnKey, bytes: Vec<u8>) {
         let Some((mut conn, _)) = self.shard.close(key, None) else { return };

@@ -22,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{HeaderValue, SEC_WEBSOCKET_VERSION};
+use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_VERSION};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mio::net::{TcpListener, TcpStream};
@@ -38,6 +38,7 @@ use super::sessions::Sessions;
 use super::upgrade::{Gatekeeper, Handshake, Head, handshake, is_upgrade};
 use super::{Admission, Arrival, Body, Loops, Order, Refusal, Returned, Stream};
 use files::{Files, Room};
+use crate::config::Role;
 use head::{BadHead, HEADERS_MAX, HyperHead, Opening, Parsed};
 use rewind::Rewind;
 use socket::Socket;
@@ -127,6 +128,8 @@ impl<H: Http> Door<H> {
                     tokio::spawn(self.clone().receive(socket, bytes));
                 }
             }
+            // A node without loops takes nothing back.
+            std::future::pending::<()>().await
         };
         tokio::select! {
             result = accept_each(listener, |stream| self.clone().enter(stream)) => result,
@@ -222,6 +225,9 @@ impl<H: Http> Door<H> {
     /// The decision about a head that is whole and asks for something of a loop's; `None` for any other, which hyper is to
     /// see. `bare`: the socket can come back when a later request is none of a loop's.
     fn upgrade(&self, bytes: &[u8], bare: bool) -> Option<Upgrade> {
+        if !self.gatekeeper.settings.role.is_edge() {
+            return None;
+        }
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
         let Ok(httparse::Status::Complete(head_len)) = request.parse(bytes) else { return None };
@@ -282,7 +288,8 @@ impl<H: Http> Door<H> {
     /// Answers one request on a connection over `S`, which may still become a WebSocket.
     async fn answer<S: Socket>(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let head = HyperHead(&request);
-        if request.method() != hyper::Method::GET || !is_upgrade(&head) {
+        let is_edge = self.gatekeeper.settings.role.is_edge();
+        if request.method() != hyper::Method::GET || !is_upgrade(&head) || !is_edge {
             return self.answer_plain(request).await;
         }
         let listen = self.gatekeeper.reader.read(&head);
@@ -307,6 +314,10 @@ impl<H: Http> Door<H> {
     /// Answers a request that is no upgrade.
     async fn answer_plain(&self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
+        let role = self.gatekeeper.settings.role;
+        if !role.is_edge() && (self.gatekeeper.is_for_subscribers(&path) || is_upgrade(&HyperHead(&request))) {
+            return elsewhere(role);
+        }
         match self.sessions.call(&path) {
             Some(call) => self.sessions.answer(call, request).await,
             None => self.http.answer(request).await,
@@ -333,6 +344,19 @@ impl<H: Http> Door<H> {
             self.gatekeeper.give_back(admission);
         }
     }
+}
+
+/// To a subscriber who came to a node that holds none.
+fn elsewhere(role: Role) -> Response<Body> {
+    let text = format!(
+        "{{\"error\":\"this node has the role \\\"{role}\\\" and holds no subscribers: connect to a node with the role \\\"edge\\\"\"}}\n"
+    );
+    let mut response = Response::new(Body::from(Full::from(text)));
+    *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
 }
 
 /// How long a peer may take nothing of what it is sent, where hyper writes: it waits for a full socket without end, and would

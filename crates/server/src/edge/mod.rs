@@ -59,7 +59,7 @@ use fanfare_hub::shard::ConnKey;
 use fanfare_proto::close::CloseCode;
 
 use crate::apps::App;
-use crate::config::Config;
+use crate::config::{Config, Role};
 
 pub use body::Body;
 use listen::Listen;
@@ -70,6 +70,8 @@ pub use stream::Stream;
 /// What all connections of a node are measured by.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What the node is there for.
+    pub role: Role,
     /// Accepted before `/app`.
     pub path_prefix: String,
     /// Silence after which a client is to ping, and after which we do.
@@ -96,6 +98,7 @@ impl Settings {
     /// What the configuration says about connections.
     pub fn new(config: &Config, echo: bool) -> Self {
         Settings {
+            role: config.role,
             path_prefix: config.path_prefix.clone(),
             activity_timeout_s: config.activity_timeout_s,
             pong_timeout_s: config.pong_timeout_s,

@@ -82,6 +82,8 @@ pub struct Over {
     pub status: u16,
     /// For the person who reads it.
     pub message: String,
+    /// Its client goes on elsewhere: that needs no error.
+    goes_on: bool,
 }
 
 /// What is read of a line.
@@ -159,11 +161,15 @@ impl Reading {
         // A wait that is over has an answer too.
         let _ = tokio::time::timeout(until, session.fill(listen.transport == Transport::LongPoll)).await;
         match session.over.clone().filter(|_| session.messages.is_empty()) {
-            Some(over) => {
+            Some(over) if !over.goes_on => {
                 self.session = None;
                 Err(over)
             }
-            None => Ok(session.answer(listen, &self.name)),
+            over => {
+                let answer = session.answer(listen, &self.name);
+                self.session.take_if(|_| over.is_some());
+                Ok(answer)
+            }
         }
     }
 }
@@ -259,11 +265,12 @@ impl Session {
             "fanfare:error" => {
                 self.opening = self.opening.saturating_sub(1);
                 let message = line.message.map_or(String::new(), |message| message.0.into_owned());
-                self.over = Some(Over { status: line.status.unwrap_or(503), message });
+                self.over = Some(Over { status: line.status.unwrap_or(503), message, goes_on: false });
             }
             "fanfare:closed" => {
                 let message = line.reason.map_or(String::new(), |reason| reason.0.into_owned());
-                self.over = Some(Over { status: 503, message });
+                let goes_on = message == "drain";
+                self.over = Some(Over { status: 503, message, goes_on });
             }
             event => {
                 if event == "fanfare:gap" {
@@ -343,7 +350,7 @@ impl Session {
 
 impl Over {
     fn stopping() -> Self {
-        Over { status: 503, message: "the server is stopping".to_owned() }
+        Over { status: 503, message: "the server is stopping".to_owned(), goes_on: true }
     }
 }
 

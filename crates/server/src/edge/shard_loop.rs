@@ -678,7 +678,7 @@ impl ShardLoop {
             false => slots,
         };
         for key in (next..to).filter_map(|slot| self.desk.shard.holder(slot)).collect::<Vec<_>>() {
-            self.desk.close_with(key, CloseCode::RECONNECT, "", None);
+            self.desk.send_on(key);
         }
         // Newcomers take freed slots behind us: once the time is up, every round begins anew until nobody is left.
         let next = if gone_ms < over_ms { to } else { 0 };

@@ -95,7 +95,7 @@ impl Subscriptions {
             Ok(Answer::Content(rest)) => ("200 OK", rest),
             Ok(Answer::Unchanged(rest)) => ("304 Not Modified", [&rest[..], b"\r\n"].concat()),
             Ok(Answer::Nothing(rest)) => ("204 No Content", [&rest[..], b"\r\n"].concat()),
-            Err(Over { status, message }) => {
+            Err(Over { status, message, .. }) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
                 return refusal(page, status, &message);
             }

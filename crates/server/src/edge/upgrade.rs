@@ -114,6 +114,12 @@ pub struct Gatekeeper {
 }
 
 impl Gatekeeper {
+    /// Whether a path, with or without the prefix, is one that subscribers ask for, by whatever transport.
+    pub fn is_for_subscribers(&self, path: &str) -> bool {
+        let bare = path.strip_prefix(self.settings.path_prefix.as_str()).unwrap_or(path);
+        self.reader.is_ours(path) || ["/app/", "/pusher/app/"].iter().any(|begin| bare.starts_with(begin))
+    }
+
     /// Admits a connection or says why not.
     pub fn decide(&self, head: &impl Head, handshake: &Handshake) -> Result<Admission, Refusal> {
         let deflate = handshake.extensions.is_some();

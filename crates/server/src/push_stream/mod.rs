@@ -93,6 +93,10 @@ impl Face {
     async fn serve(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
         let face = &self.0;
         let (endpoint, rest) = Endpoint::of(request.uri().path()).ok_or(Refused::Nowhere)?;
+        let role = face.gatekeeper.settings.role;
+        if !(if matches!(endpoint, Endpoint::Subscribe(_)) { role.is_edge() } else { role.is_api() }) {
+            return Err(Refused::Elsewhere { role });
+        }
         let asked = asked::channels(rest, Arguments(request.uri().query().unwrap_or_default()));
         if !matches!(endpoint, Endpoint::Subscribe(_)) {
             face.check_peer(&request)?;

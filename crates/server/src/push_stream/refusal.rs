@@ -5,6 +5,7 @@ use fanfare_proto::channel::BadName;
 use hyper::StatusCode;
 
 use crate::body::BadBody;
+use crate::config::Role;
 use crate::limits::RetryAfter;
 
 /// Every reason for which a request is refused. Its text is what `X-Nginx-PushStream-Explain` says.
@@ -97,6 +98,12 @@ pub enum Refused {
     /// The app's subscribers cannot follow.
     #[error("Messages are published faster than they can be delivered.")]
     Behind,
+    /// The node is not there for that.
+    #[error("This node has the role \"{role}\".")]
+    Elsewhere {
+        /// What it is there for.
+        role: Role,
+    },
     /// As many connections as may be.
     #[error("Too many connections.")]
     Full,
@@ -114,6 +121,7 @@ impl Refused {
         use Refused::*;
         match self {
             Nowhere | Unknown => StatusCode::NOT_FOUND,
+            Elsewhere { .. } => StatusCode::MISDIRECTED_REQUEST,
             Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             NoChannel | TooLong | Name(_) | Empty | EventType(_) | EventId | Callback | NoUpgrade | Version => {
                 StatusCode::BAD_REQUEST

@@ -1,0 +1,10 @@
+//! Several nodes that share Redis servers, while all of them are well: what each is there for, and how subscribers pass from one
+//! to the next.
+//!
+//! Not here: what happens when a machine or a network fails (`faults`).
+
+mod support;
+
+mod nodes {
+    mod roles;
+}
