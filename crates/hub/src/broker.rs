@@ -243,15 +243,10 @@ pub trait Broker: Send + Sync {
         1
     }
 
-    /// The number of a channel's unit.
+    /// The number of a channel's unit. A cursor of one channel resumes others of its unit exactly; from one unit to another it
+    /// may repeat what was shown, and prove less.
     fn unit(&self, _key: &ChannelKey) -> usize {
         0
-    }
-
-    /// Whether both channels are of one ordering unit: a cursor of one of them then resumes the other exactly. From one unit to
-    /// another it may repeat what was shown, and prove less.
-    fn ordered_together(&self, _one: &ChannelKey, _other: &ChannelKey) -> bool {
-        true
     }
 
     /// Delivers what was accepted, then refuses everything.

@@ -52,7 +52,7 @@ impl Node {
     /// another unit it may be more, or not provable, but never less.
     async fn check_missed(&self, key: &ChannelKey, of: &ChannelKey, mark: Mark, expected: &[u32]) {
         let missed = self.missed(key, mark.cursor(of)).await;
-        match self.broker.ordered_together(key, of) {
+        match self.broker.unit(key) == self.broker.unit(of) {
             true => assert_eq!(missed.as_deref(), Some(expected), "{key:?} since {mark:?} of {of:?}"),
             false => {
                 assert!(missed.is_none_or(|missed| missed.ends_with(expected)), "{key:?} since {mark:?} of {of:?}")
@@ -156,7 +156,7 @@ pub async fn what_is_still_being_shown_is_not_settled(start: impl AsyncFn(Arc<dy
     let being_shown = node.hear().await;
     let meanwhile = node.keep(&other(), 2, RULE).await;
     node.check_missed(&room(), &other(), meanwhile, &[1]).await;
-    if node.broker.ordered_together(&room(), &other()) {
+    if node.broker.unit(&room()) == node.broker.unit(&other()) {
         assert!(meanwhile.settled < slow.stamp && slow.stamp < meanwhile.stamp);
         assert!(node.now(&other()).await.settled < slow.stamp);
     }

@@ -471,6 +471,14 @@ impl Broker for RedisBroker {
         Ok(newest.map(|(Entry { tip, publication }, ttl)| Cached { publication, mark: self.0.replayed(tip), ttl }))
     }
 
+    fn units(&self) -> usize {
+        self.0.names.len()
+    }
+
+    fn unit(&self, key: &ChannelKey) -> usize {
+        usize::from(self.0.streams.unit_of(key).0)
+    }
+
     async fn close(&self) {
         // Whoever has entered is through when all places are free.
         if let Ok(_all) = self.0.publishes.acquire_many(PUBLISHES_MAX).await {

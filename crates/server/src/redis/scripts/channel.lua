@@ -7,11 +7,11 @@
 --   c:  meta, a hash: e epoch, o offset, s stamp of what was stored last, l the highest stamp of what is not held any more,
 --       b bytes of what is held, x where the epoch before this one ended
 --   h:  history, a list of `offset:stamp:expires_ms:bytes;record`, the oldest first
---   n:  newest event of a cache channel, `epoch:offset:stamp;record`
+--   l:  latest event of a cache channel, `epoch:offset:stamp;record`
 --   i:  idempotency keys, `epoch:offset:stamp:receivers`
 -- An app's keys in the unit:
---   w:  weights, a hash: bytes that each channel's history takes, and under '' those of all
---   a:  ages, a sorted set: for each channel a stamp that its oldest entry is not below
+--   b:  weights, a hash: bytes that each channel's history takes, and under '' those of all
+--   t:  ages, a sorted set: for each channel a stamp that its oldest entry is not below
 --
 -- Always true: what a channel ever stored and does not hold has a stamp of at most l, and offsets in the list end at o.
 
@@ -51,8 +51,8 @@ local function present() return set_last(math.max(last, now_us)) end
 local function names_of(meta_key)
   local name = string.sub(meta_key, #prefix + 3)
   local app = string.match(name, '^[^/]*')
-  return { name = name, meta = meta_key, history = prefix .. 'h:' .. name, newest = prefix .. 'n:' .. name,
-    weights = prefix .. 'w:' .. app, ages = prefix .. 'a:' .. app }
+  return { name = name, meta = meta_key, history = prefix .. 'h:' .. name, newest = prefix .. 'l:' .. name,
+    weights = prefix .. 'b:' .. app, ages = prefix .. 't:' .. app }
 end
 
 local function write(names, meta)
