@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use fanfare_hub::hub::{LOOPS_MAX, Routes};
 use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
-use fanfare_hub::{Encode, Hub};
+use fanfare_hub::{Broker, Encode, Hub, PresenceStore};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use mio::net::TcpListener;
@@ -33,6 +33,7 @@ use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, Loops, Occupancy, Order, Returned, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
+use crate::redis::shared::Shared;
 use crate::tokens::Tokens;
 use crate::{config, demo, push_stream};
 
@@ -53,7 +54,7 @@ pub fn serve(config: Config, source: Source, echo: bool) -> anyhow::Result<()> {
         false => 0,
     };
     let loops = loops.min(LOOPS_MAX - 1);
-    runtime.block_on(async { Node::start(config, source, echo, loops)?.run().await })
+    runtime.block_on(async { Node::start(config, source, echo, loops).await?.run().await })
 }
 
 /// Everything that runs.
@@ -63,7 +64,8 @@ struct Node {
     apps: Apps,
     tokens: Tokens,
     data: Option<DataDir>,
-    broker: MemoryBroker,
+    /// The broker whose histories a restart needs; shared servers keep their own.
+    memory: Option<MemoryBroker>,
     hub: Hub,
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
@@ -102,7 +104,7 @@ impl Http for Public {
 
 impl Node {
     /// Binds and starts everything but the doors. Must be called on the runtime, where the hub's tasks are to run.
-    fn start(config: Config, source: Source, echo: bool, n: usize) -> anyhow::Result<Node> {
+    async fn start(config: Config, source: Source, echo: bool, n: usize) -> anyhow::Result<Node> {
         let public = bind(config.listen)?;
         let admin = bind(config.admin_listen)?;
         let certificates = config.tls.as_ref().map(Certificates::read).transpose()?;
@@ -125,11 +127,18 @@ impl Node {
             Some((journal, text)) => Tokens::kept_in(journal, &text),
             None => Tokens::default(),
         };
-        let broker = match data.as_ref().and_then(DataDir::take_history) {
-            Some(snapshot) => MemoryBroker::resume(routes.clone(), epoch(), snapshot),
-            None => MemoryBroker::start(routes.clone(), epoch()),
+        let (hub, memory) = match &config.redis {
+            None => {
+                let broker = memory_broker(routes.clone(), data.as_ref());
+                (start_hub(routes, broker.clone(), MemoryPresence::default()), Some(broker))
+            }
+            Some(settings) => {
+                let shared = Shared::start(settings, routes.clone()).await?;
+                let hub = start_hub(routes, shared.broker.clone(), shared.presence.clone());
+                shared.attend(&hub, apps.clone());
+                (hub, None)
+            }
         };
-        let hub = Hub::start(routes, Arc::new(broker.clone()), Arc::new(MemoryPresence::default()));
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
         let reader =
             Reader { apps: apps.clone(), tokens: tokens.clone(), path_prefix: config.path_prefix.as_str().into() };
@@ -148,7 +157,7 @@ impl Node {
             apps,
             tokens,
             data,
-            broker,
+            memory,
             hub,
             loops,
             threads,
@@ -227,8 +236,8 @@ impl Node {
             () = drain(&self.loops, self.threads, &self.hub, self.config.drain_s) => {
                 // What the loops said last may still be on its way through hyper.
                 let _ = tokio::time::timeout(LAST_ANSWERS, served.recv()).await;
-                if let Some(data) = &self.data {
-                    data.put_history(&self.broker.save().await);
+                if let (Some(data), Some(memory)) = (&self.data, &self.memory) {
+                    data.put_history(&memory.save().await);
                 }
             }
             _ = interrupt.recv() => {}
@@ -241,6 +250,17 @@ impl Node {
 
 fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     door::bind(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+fn memory_broker(routes: Arc<Routes>, data: Option<&DataDir>) -> MemoryBroker {
+    match data.and_then(DataDir::take_history) {
+        Some(snapshot) => MemoryBroker::resume(routes, epoch(), snapshot),
+        None => MemoryBroker::start(routes, epoch()),
+    }
+}
+
+fn start_hub(routes: Arc<Routes>, broker: impl Broker + 'static, presence: impl PresenceStore + 'static) -> Hub {
+    Hub::start(routes, Arc::new(broker), Arc::new(presence))
 }
 
 fn start_loops(prepared: Vec<shard_loop::Prepared>, kit: &Kit) -> anyhow::Result<Vec<JoinHandle<()>>> {

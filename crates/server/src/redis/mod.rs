@@ -23,6 +23,7 @@ mod presence_tests;
 mod record;
 mod revocations;
 mod script;
+pub mod shared;
 mod stamps;
 mod streams;
 mod upkeep;
