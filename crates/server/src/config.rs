@@ -381,5 +381,11 @@ pub fn test_config(text: &str) -> Config {
     source.checked(Path::new("fanfare.toml"), text).expect("the test's configuration is sound")
 }
 
+/// The Redis servers that `FANFARE_REDIS` would name by this text, for the tests of other modules.
+#[cfg(test)]
+pub fn test_redis(text: &str) -> RedisSettings {
+    redis::checked(redis::from_variable(text)).expect("the test's servers are sound")
+}
+
 #[cfg(test)]
 mod tests;

@@ -14,30 +14,53 @@
 
 pub mod broker;
 mod channels;
+mod cluster;
+mod commands;
+mod dial;
 mod echoes;
 mod leases;
+mod link;
 mod mirror;
 mod presence;
 #[cfg(test)]
 mod presence_tests;
 mod record;
+mod refusal;
 mod revocations;
+mod ring;
 mod script;
+mod sentinel;
 pub mod shared;
 mod stamps;
 mod streams;
+mod subscriber;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+mod topology;
+mod unit;
 mod upkeep;
 
 pub use script::Script;
 
-use std::sync::Arc;
-
+use crate::config::{RedisServers, RedisSettings};
 use async_trait::async_trait;
 use bytes::Bytes;
+use dial::{Dialer, Running};
+use fanfare_proto::cursor::channel_hash;
+use link::Common;
+use redis::Value;
+use ring::Ring;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use topology::Topology;
+use unit::{Question, Unit};
 
-use crate::config::RedisSettings;
-
-/// The command that publishes, in scripts and outside.
+/// The command that publishes, in scripts and outside. Where a slot is on its way to another server, a script may store and find
+/// this refused: `redis.pcall`, and the subscribers are told by what they compare.
 pub const PUBLISH: &str = "SPUBLISH";
 
 /// A unit, by its number on this node.
@@ -72,6 +95,9 @@ pub enum StartError {
         /// What was wrong with it, last.
         reason: String,
     },
+    /// The settings cannot be used: correct them.
+    #[error("{0}")]
+    Settings(String),
 }
 
 /// Who is told what the servers send and how they are.
@@ -83,69 +109,141 @@ pub trait LinkEvents: Send + Sync {
     /// From now on, something may be missed on the unit's channels.
     fn down(&self, unit: UnitIx);
     /// The unit's server is connected and fenced with `generation`, and all of its channels are subscribed again. Called
-    /// also the first time.
+    /// also the first time. Dropped where it stands when the unit goes down again meanwhile.
     async fn up(&self, unit: UnitIx, generation: u64);
 }
 
-/// The servers. Cheap to clone.
+/// How long a subscription may take.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long servers may take to be there when the node starts.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at whether they are.
+const START_PAUSE: Duration = Duration::from_millis(20);
+
+/// The servers. Cheap to clone; the last one ends all connections.
 #[derive(Clone)]
-pub struct Redis;
+pub struct Redis {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    topology: Arc<Topology>,
+    ring: Ring,
+    _tasks: Vec<Running>,
+}
 
 impl Redis {
     /// Connects to all servers, and waits until each of them serves.
-    pub async fn start(_settings: &RedisSettings, _events: Arc<dyn LinkEvents>) -> Result<Redis, StartError> {
-        Ok(Redis)
+    pub async fn start(settings: &RedisSettings, events: Arc<dyn LinkEvents>) -> Result<Redis, StartError> {
+        let dialer = Dialer::new(settings).map_err(|error| StartError::Settings(error.to_string()))?;
+        let random = RandomState::new().hash_one(std::process::id());
+        let common = Arc::new(Common {
+            dialer,
+            events: events.clone(),
+            node: format!("{random:016x}"),
+            clustered: matches!(settings.servers, RedisServers::Cluster(_)),
+            doubt: Notify::new(),
+        });
+        let units = topology::units(settings, 0);
+        for unit in &units {
+            let _ = unit.subscriptions().want(&subscriber::probe_channel(unit, &common.node));
+        }
+        let ring = topology::ring_of(&units);
+        let topology = Arc::new(Topology::new(settings.servers.clone(), units, common));
+        let live = |unit: &Arc<Unit>| Running::start(unit.clone().live(events.clone()));
+        let mut tasks: Vec<Running> = topology.units().iter().map(live).collect();
+        let following = topology.clone();
+        tasks.push(Running::start(async move { following.follow().await }));
+        let redis = Redis { inner: Arc::new(Inner { topology, ring, _tasks: tasks }) };
+        redis.all_risen().await?;
+        Ok(redis)
+    }
+
+    async fn all_risen(&self) -> Result<(), StartError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while let Some((server, reason)) = self.inner.topology.fault() {
+            if Instant::now() > deadline {
+                return Err(StartError::Server { server, reason });
+            }
+            sleep(START_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// All units.
     pub fn units(&self) -> impl Iterator<Item = UnitIx> {
-        std::iter::empty()
+        self.inner.ring.units()
     }
 
     /// The unit that a channel belongs to.
-    pub fn unit_of(&self, _app: &str, _name: &str) -> UnitIx {
-        UnitIx(0)
+    pub fn unit_of(&self, app: &str, name: &str) -> UnitIx {
+        self.unit_of_hash(channel_hash(app, name))
     }
 
     /// The unit of a channel that only a cursor's hash stands for.
-    pub fn unit_of_hash(&self, _channel_hash: u64) -> UnitIx {
-        UnitIx(0)
+    pub fn unit_of_hash(&self, channel_hash: u64) -> UnitIx {
+        self.inner.ring.unit_of(channel_hash)
     }
 
     /// The whole name of a key or a pub/sub channel of a unit.
-    pub fn key(&self, _unit: UnitIx, rest: &str) -> Vec<u8> {
-        rest.into()
+    pub fn key(&self, unit: UnitIx, rest: &str) -> Vec<u8> {
+        self.unit(unit).key(rest)
     }
 
     /// Runs a script: one `EVALSHA`, or `EVAL` where the server does not know it. `KEYS[1]` is the unit's fence, a hash whose field
-    /// `generation` must be `ARGV[1]`, or else the script changes nothing and answers the error `FENCED`; `KEYS[2]` is the unit's
-    /// stamp. Then come `keys` and `args`. Calls made one after another on one task are executed in that order.
+    /// `generation` must be `ARGV[1]`, or else the script changes nothing and answers the error `FENCED generation`; `KEYS[2]` is
+    /// the unit's stamp. Then come `keys` and `args`. Calls made one after another on one task are executed in that order.
     pub async fn call(
         &self,
-        _unit: UnitIx,
-        _script: &Script,
-        _keys: &[Vec<u8>],
-        _args: &[Vec<u8>],
-    ) -> Result<redis::Value, CallError> {
-        Err(CallError::Down)
+        unit: UnitIx,
+        script: &Script,
+        keys: &[Vec<u8>],
+        args: &[Vec<u8>],
+    ) -> Result<Value, CallError> {
+        self.unit(unit).ask(&Question::Script { script, keys, args }).await
     }
 
     /// Publishes without a script; returns how many nodes received it.
-    pub async fn publish(&self, _unit: UnitIx, _channel: &[u8], _payload: &[u8]) -> Result<u64, CallError> {
-        Err(CallError::Down)
+    pub async fn publish(&self, unit: UnitIx, channel: &[u8], payload: &[u8]) -> Result<u64, CallError> {
+        let mut command = redis::cmd(PUBLISH);
+        command.arg(channel).arg(payload);
+        let receivers = self.unit(unit).ask(&Question::Command(command)).await?;
+        redis::from_redis_value(receivers).map_err(|error| CallError::Refused(error.to_string()))
     }
 
     /// Subscribes to a channel, named whole (by [`Redis::key`]); returns once the server has confirmed it. Kept over
     /// reconnects until [`Redis::unsubscribe`]; not kept if this fails.
-    pub async fn subscribe(&self, _unit: UnitIx, _channel: Vec<u8>) -> Result<(), CallError> {
-        Err(CallError::Down)
+    pub async fn subscribe(&self, unit: UnitIx, channel: Vec<u8>) -> Result<(), CallError> {
+        let there = self.unit(unit);
+        if there.route().is_none() {
+            return Err(CallError::Down);
+        }
+        let Some(done) = there.subscriptions().want(&channel) else { return Ok(()) };
+        there.have_changed();
+        // Nobody but `unsubscribe` drops the other end.
+        match timeout(SUBSCRIBE_TIMEOUT, done).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(CallError::Down),
+            Err(_) => {
+                self.unsubscribe(unit, &channel);
+                Err(CallError::Timeout)
+            }
+        }
     }
 
     /// Ends a subscription. A message that is on its way may still come.
-    pub fn unsubscribe(&self, _unit: UnitIx, _channel: &[u8]) {}
+    pub fn unsubscribe(&self, unit: UnitIx, channel: &[u8]) {
+        let unit = self.unit(unit);
+        unit.subscriptions().unwant(channel);
+        unit.have_changed();
+    }
 
     /// Whether the unit is up.
-    pub fn is_up(&self, _unit: UnitIx) -> bool {
-        false
+    pub fn is_up(&self, unit: UnitIx) -> bool {
+        self.unit(unit).has_risen()
+    }
+
+    fn unit(&self, unit: UnitIx) -> &Arc<Unit> {
+        &self.inner.topology.units()[usize::from(unit.0)]
     }
 }

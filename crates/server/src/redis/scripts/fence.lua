@@ -1,0 +1,17 @@
+#!lua
+-- Answers the unit's generation. A process that has not served this unit before, or was promoted since, may lack what another
+-- one answered for: the generation rises, and whoever still has the old one is refused.
+-- KEYS: fence
+local function said(section, field)
+  return string.match(redis.call('INFO', section), field .. ':(%w+)')
+end
+local identity = said('server', 'run_id') .. ':' .. said('replication', 'master_replid')
+local fence = redis.call('HMGET', KEYS[1], 'generation', 'identity')
+if fence[1] and fence[2] == identity then
+  return fence[1]
+end
+local time = redis.call('TIME')
+local generation = math.max((tonumber(fence[1]) or 0) + 1, time[1] * 1000000 + time[2])
+generation = string.format('%.0f', generation)
+redis.call('HSET', KEYS[1], 'generation', generation, 'identity', identity)
+return generation

@@ -1,0 +1,216 @@
+//! Which server has which unit: as configured, as the Sentinels say, or as the Cluster says.
+
+use super::UnitIx;
+use super::cluster;
+use super::dial::{Address, Dialer};
+use super::link::{Common, LiveLink};
+use super::ring::{self, Ring};
+use super::sentinel;
+use super::unit::Unit;
+use crate::config::{Login, RedisServer, RedisServers, RedisSettings};
+use futures_util::future::join_all;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// How often Sentinels and Clusters are asked when nothing seems wrong.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Between two rounds of questions, whatever seems wrong.
+const ASK_PAUSE: Duration = Duration::from_millis(50);
+/// How long those who are asked have.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Servers of a Cluster that are asked at once.
+const ASKED_MAX: usize = 8;
+
+/// Where the units are, once somebody knows.
+pub(super) type Homes = HashMap<UnitIx, Address>;
+
+/// The units of the settings, none of which has a server yet; `first` is the number of the first.
+pub(super) fn units(settings: &RedisSettings, first: u16) -> Vec<Arc<Unit>> {
+    let names: Vec<(Arc<str>, Option<String>)> = match &settings.servers {
+        RedisServers::Standalone(servers) => servers.iter().map(|server| (server.name.clone(), None)).collect(),
+        RedisServers::Sentinel { masters, .. } => masters.iter().map(|master| (master.clone(), None)).collect(),
+        RedisServers::Cluster(_) => {
+            ring::partition_tags().into_iter().map(|tag| (tag.as_str().into(), Some(tag))).collect()
+        }
+    };
+    let unit = |(ix, (name, tag)): (u16, (Arc<str>, Option<String>))| {
+        Arc::new(Unit::new(UnitIx(ix), name, &settings.prefix, tag.as_deref()))
+    };
+    (first..).zip(names).map(unit).collect()
+}
+
+/// The ring of some units.
+pub(super) fn ring_of(units: &[Arc<Unit>]) -> Ring {
+    Ring::new(units.iter().map(|unit| (unit.ix, &*unit.name)))
+}
+
+/// What keeps units at their servers.
+pub(super) struct Topology {
+    servers: RedisServers,
+    units: Vec<Arc<Unit>>,
+    links: Mutex<HashMap<Address, LiveLink>>,
+    common: Arc<Common>,
+    /// Why the last question had no answer.
+    fault: Mutex<Option<String>>,
+}
+
+impl Topology {
+    /// Nothing happens before [`Topology::follow`].
+    pub fn new(servers: RedisServers, units: Vec<Arc<Unit>>, common: Arc<Common>) -> Topology {
+        Topology { servers, units, links: Mutex::default(), common, fault: Mutex::default() }
+    }
+
+    /// The units that it keeps.
+    pub fn units(&self) -> &[Arc<Unit>] {
+        &self.units
+    }
+
+    /// A unit that has not come up, and what is wrong with its server.
+    pub fn fault(&self) -> Option<(String, String)> {
+        let unit = self.units.iter().find(|unit| !unit.has_risen())?;
+        let asking = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(match unit.home() {
+            Some(link) => (link.address.to_string(), link.fault()),
+            None => (unit.name.to_string(), asking.unwrap_or_else(|| "nobody knows where it is".to_owned())),
+        })
+    }
+
+    /// Follows the units' moves. Ends never.
+    pub async fn follow(&self) {
+        let mut asker = Asker::default();
+        let mut known: HashSet<Address> = HashSet::new();
+        loop {
+            let homes = self.ask(&mut asker, &mut known).await;
+            let fault = homes.map(|homes| self.settle(&homes)).err();
+            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+            if matches!(self.servers, RedisServers::Standalone(_)) {
+                return std::future::pending().await;
+            }
+            sleep(ASK_PAUSE).await;
+            let _ = timeout(ASK_EVERY, self.common.doubt.notified()).await;
+        }
+    }
+
+    async fn ask(&self, asker: &mut Asker, known: &mut HashSet<Address>) -> Result<Homes, String> {
+        match &self.servers {
+            RedisServers::Standalone(servers) => {
+                Ok(self.units.iter().map(|unit| unit.ix).zip(servers.iter().map(Address::from)).collect())
+            }
+            RedisServers::Sentinel { sentinels, .. } => {
+                let mut homes = Homes::new();
+                for unit in &self.units {
+                    let answers = asker.ask(&self.common.dialer, &of(sentinels), &sentinel::question(&unit.name)).await;
+                    homes.insert(unit.ix, sentinel::primary(answers)?);
+                }
+                Ok(homes)
+            }
+            RedisServers::Cluster(seeds) => {
+                let login = login_of(seeds);
+                let seeds = of(seeds);
+                let others = known.iter().map(|at| (at.clone(), login.clone()));
+                let mut asked: Vec<_> = seeds.iter().cloned().chain(others).collect();
+                let mut twice = HashSet::new();
+                asked.retain(|(at, _)| twice.insert(at.clone()));
+                // Those that answered before come first; whoever does not answer has its turn when they do not either.
+                asked.sort_by_key(|(at, _)| !asker.has(at));
+                asked.truncate(ASKED_MAX);
+                let answers = asker.ask(&self.common.dialer, &asked, &cluster::question()).await;
+                let view = cluster::View::merged(answers)?;
+                *known = view.servers().cloned().collect();
+                let slot = |unit: &Arc<Unit>| ring::slot_of_tag(unit.name.as_bytes());
+                Ok(self.units.iter().filter_map(|unit| Some((unit.ix, view.primary_of(slot(unit))?.clone()))).collect())
+            }
+        }
+    }
+
+    /// Moves units, starts links to new servers, and ends those that have no unit left.
+    fn settle(&self, homes: &Homes) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        for unit in &self.units {
+            let Some(address) = homes.get(&unit.ix) else { continue };
+            if unit.home().is_some_and(|link| link.address == *address) {
+                continue;
+            }
+            tracing::info!(unit = %unit.name, server = %address, "unit is at");
+            let start = || LiveLink::start(address.clone(), self.login(unit), self.common.clone());
+            let live = links.entry(address.clone()).or_insert_with(start);
+            unit.settle(Some(live.link.clone()));
+        }
+        let home_of_any =
+            |address: &Address| self.units.iter().any(|unit| unit.home().is_some_and(|link| link.address == *address));
+        links.retain(|address, _| home_of_any(address));
+    }
+
+    fn login(&self, unit: &Unit) -> Login {
+        match &self.servers {
+            RedisServers::Sentinel { login, .. } => login.clone(),
+            RedisServers::Cluster(seeds) => login_of(seeds),
+            RedisServers::Standalone(servers) => {
+                let server = servers.iter().find(|server| server.name == unit.name);
+                server.map(|server| server.login.clone()).unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// All servers of a Cluster have the same users.
+fn login_of(seeds: &[RedisServer]) -> Login {
+    seeds.first().map(|seed| seed.login.clone()).unwrap_or_default()
+}
+
+fn of(servers: &[RedisServer]) -> Vec<(Address, Login)> {
+    servers.iter().map(|server| (Address::from(server), server.login.clone())).collect()
+}
+
+/// An answer, and who gave it.
+pub(super) type Answer = (Address, Result<Value, String>);
+
+/// Connections to those who are asked again and again.
+#[derive(Default)]
+struct Asker {
+    connections: HashMap<Address, (MultiplexedConnection, super::dial::Running)>,
+}
+
+impl Asker {
+    fn has(&self, at: &Address) -> bool {
+        self.connections.contains_key(at)
+    }
+
+    /// Asks all of them at once. Whoever does not answer is dialled anew the next time.
+    async fn ask(&mut self, dialer: &Dialer, whom: &[(Address, Login)], question: &Cmd) -> Vec<Answer> {
+        let each = whom.iter().map(|(at, login)| {
+            let there = self.connections.remove(at);
+            async move {
+                let asked = async {
+                    let (mut connection, driver) = match there {
+                        Some(there) => there,
+                        None => dialer.commands(at, login).await.map_err(|error| error.to_string())?,
+                    };
+                    let answer = connection.send_packed_command(question).await;
+                    Ok(((connection, driver), answer.map_err(|error| error.to_string())))
+                };
+                let late = || Err("no answer in time".to_owned());
+                (at.clone(), timeout(ASK_TIMEOUT, asked).await.unwrap_or_else(|_| late()))
+            }
+        });
+        let each: Vec<_> = each.collect();
+        let mut answers = Vec::new();
+        for (at, outcome) in join_all(each).await {
+            let answer = match outcome {
+                Ok((connection, answer)) => {
+                    if answer.is_ok() {
+                        self.connections.insert(at.clone(), connection);
+                    }
+                    answer
+                }
+                Err(reason) => Err(reason),
+            };
+            answers.push((at, answer));
+        }
+        answers
+    }
+}

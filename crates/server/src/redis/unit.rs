@@ -1,0 +1,320 @@
+//! One unit: which server has it now, under which generation, and what is subscribed to there.
+//!
+//! A task for each unit goes through the same steps again whenever something about its server changes: fence, subscribe to
+//! everything, tell that it is up; and when that no longer holds, tell that it is down.
+
+use super::commands::Commands;
+use super::link::Link;
+use super::refusal::{Refusal, judge};
+use super::subscriber::Subscriber;
+use super::subscriptions::Subscriptions;
+use super::{CallError, LinkEvents, Script, UnitIx};
+use arc_swap::ArcSwapOption;
+use futures_util::FutureExt;
+use redis::{Cmd, RedisResult, Value};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+/// How long a question may take, all attempts together.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts at what a server refused.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Between attempts at a slot that is on its way.
+const MOVING_PAUSE: Duration = Duration::from_millis(20);
+
+static FENCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/fence.lua")));
+
+/// What is asked of a server.
+pub(super) enum Question<'a> {
+    /// A script, with its keys and arguments but those that every script has.
+    Script { script: &'a Script, keys: &'a [Vec<u8>], args: &'a [Vec<u8>] },
+    /// About one key or channel of the unit.
+    Command(Cmd),
+}
+
+/// Where questions go: a connection, and the generation under which its server is known.
+pub(super) struct Route {
+    pub commands: Arc<Commands>,
+    pub generation: u64,
+}
+
+/// A unit.
+pub(super) struct Unit {
+    pub ix: UnitIx,
+    /// What channels are assigned by.
+    pub name: Arc<str>,
+    /// What all of its keys begin with.
+    prefix: String,
+    fence_key: Vec<u8>,
+    stamp_key: Vec<u8>,
+    /// Its server.
+    home: watch::Sender<Option<Arc<Link>>>,
+    route: ArcSwapOption<Route>,
+    /// Told whenever `route` has changed.
+    routed: Notify,
+    subscriptions: Mutex<Subscriptions>,
+    /// Told when the subscriptions may have become whole.
+    subscribed: Notify,
+    /// Told when the generation was refused.
+    fenced: Notify,
+    /// Told when the server ended a subscription or refused one: the slot is elsewhere.
+    moved: Notify,
+    /// Whether the listeners were told that it is up, and not yet that it is down.
+    risen: AtomicBool,
+}
+
+impl Unit {
+    /// A unit without a server. `tag` is the hash tag that puts all of its keys into one slot of a Cluster.
+    pub fn new(ix: UnitIx, name: Arc<str>, prefix: &str, tag: Option<&str>) -> Unit {
+        let prefix = match tag {
+            Some(tag) => format!("{prefix}:{{{tag}}}:"),
+            None => format!("{prefix}:"),
+        };
+        Unit {
+            ix,
+            name,
+            fence_key: format!("{prefix}fence").into(),
+            stamp_key: format!("{prefix}stamp").into(),
+            prefix,
+            home: watch::Sender::new(None),
+            route: ArcSwapOption::empty(),
+            routed: Notify::new(),
+            subscriptions: Mutex::default(),
+            subscribed: Notify::new(),
+            fenced: Notify::new(),
+            moved: Notify::new(),
+            risen: AtomicBool::new(false),
+        }
+    }
+
+    /// The whole name of a key.
+    pub fn key(&self, rest: &str) -> Vec<u8> {
+        [self.prefix.as_bytes(), rest.as_bytes()].concat()
+    }
+
+    /// What all of its keys and channels begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Its server.
+    pub fn home(&self) -> Option<Arc<Link>> {
+        self.home.borrow().clone()
+    }
+
+    /// Moves it to a server.
+    pub fn settle(&self, link: Option<Arc<Link>>) {
+        self.home.send_replace(link);
+    }
+
+    /// Where questions go; `None`: nowhere just now.
+    pub fn route(&self) -> Option<Arc<Route>> {
+        self.route.load_full()
+    }
+
+    /// Waits for another route than this one.
+    async fn another_route(&self, than: &Arc<Route>) {
+        loop {
+            let changed = self.routed.notified();
+            if self.route().is_some() && !self.is_current(than) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether the listeners know it as up.
+    pub fn has_risen(&self) -> bool {
+        self.risen.load(Ordering::Acquire)
+    }
+
+    /// Its channels.
+    pub fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Some of its channels were subscribed to.
+    pub fn has_subscribed(&self) {
+        self.subscribed.notify_one();
+    }
+
+    /// What is wanted of its channels has changed.
+    pub fn have_changed(&self) {
+        self.subscribed.notify_one();
+        if let Some(subscriber) = self.home().and_then(|link| link.subscriber_now()) {
+            subscriber.notify();
+        }
+    }
+
+    /// The server said that the slot is elsewhere.
+    pub fn has_moved(&self) {
+        self.moved.notify_one();
+        self.doubt();
+    }
+
+    fn doubt(&self) {
+        if let Some(link) = self.home() {
+            link.doubt();
+        }
+    }
+
+    fn is_current(&self, route: &Arc<Route>) -> bool {
+        self.route().is_some_and(|current| Arc::ptr_eq(&current, route))
+    }
+
+    /// Asks its server until there is an answer, for as long as the server says that it has done nothing.
+    pub async fn ask(&self, question: &Question<'_>) -> Result<Value, CallError> {
+        timeout(ASK_TIMEOUT, self.ask_on(question)).await.unwrap_or(Err(CallError::Timeout))
+    }
+
+    async fn ask_on(&self, question: &Question<'_>) -> Result<Value, CallError> {
+        loop {
+            let route = self.route().ok_or(CallError::Down)?;
+            let error = match self.ask_once(&route, question).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            match judge(&error) {
+                Refusal::Final(error) => return Err(error),
+                Refusal::Fenced | Refusal::Moved if !self.is_current(&route) => self.another_route(&route).await,
+                Refusal::Fenced => {
+                    self.fenced.notify_one();
+                    self.another_route(&route).await;
+                }
+                Refusal::Moved => {
+                    self.has_moved();
+                    self.another_route(&route).await;
+                }
+                Refusal::Moving | Refusal::NoScript => sleep(MOVING_PAUSE).await,
+                Refusal::Unable => {
+                    self.doubt();
+                    return Err(CallError::Down);
+                }
+            }
+        }
+    }
+
+    async fn ask_once(&self, route: &Route, question: &Question<'_>) -> RedisResult<Value> {
+        let (script, keys, args) = match question {
+            Question::Command(command) => return route.commands.ask(command).await,
+            Question::Script { script, keys, args } => (script, keys, args),
+        };
+        let generation = route.generation.to_string();
+        let own: [&[u8]; 2] = [&self.fence_key, &self.stamp_key];
+        let keys: Vec<&[u8]> = own.into_iter().chain(keys.iter().map(Vec::as_slice)).collect();
+        let first: [&[u8]; 1] = [generation.as_bytes()];
+        let args: Vec<&[u8]> = first.into_iter().chain(args.iter().map(Vec::as_slice)).collect();
+        route.commands.run(script, &keys, &args).await
+    }
+
+    /// The unit's task. Ends never.
+    pub async fn live(self: Arc<Self>, events: Arc<dyn LinkEvents>) {
+        let mut home = self.home.subscribe();
+        loop {
+            let link = home.borrow_and_update().clone();
+            let living = async {
+                match &link {
+                    Some(link) => self.live_on(link, &*events).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = home.changed() => {}
+                () = living => {}
+            }
+            self.leave(&*events);
+            if let Some(subscriber) = link.and_then(|link| link.subscriber_now()) {
+                subscriber.detach(self.ix);
+            }
+        }
+    }
+
+    async fn live_on(self: &Arc<Self>, link: &Link, events: &dyn LinkEvents) {
+        loop {
+            let commands = link.commands().await;
+            tokio::select! {
+                () = link.commands_lost(&commands) => {}
+                () = self.serve(link, &commands, events) => {}
+            }
+            self.leave(events);
+        }
+    }
+
+    /// Goes on for as long as the connection is good, each time under another generation.
+    async fn serve(self: &Arc<Self>, link: &Link, commands: &Arc<Commands>, events: &dyn LinkEvents) {
+        loop {
+            let generation = self.fence(link, commands).await;
+            // What was said of the route before.
+            let _ = self.fenced.notified().now_or_never();
+            self.go(Some(Route { commands: commands.clone(), generation }));
+            tokio::select! {
+                () = self.fenced.notified() => {}
+                () = self.listen(link, generation, events) => {}
+            }
+            self.leave(events);
+        }
+    }
+
+    async fn fence(&self, link: &Link, commands: &Commands) -> u64 {
+        loop {
+            let answer = commands.run(&FENCE, &[&self.fence_key], &[]).await;
+            match answer.and_then(|value| Ok(redis::from_redis_value::<u64>(value)?)) {
+                Ok(generation) => return generation,
+                Err(error) if judge(&error) == Refusal::Moved => link.doubt(),
+                Err(error) => link.blame(error.to_string()),
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Goes on under one generation, each time on another connection for pub/sub.
+    async fn listen(self: &Arc<Self>, link: &Link, generation: u64, events: &dyn LinkEvents) {
+        loop {
+            let subscriber = link.subscriber().await;
+            let _ = self.moved.notified().now_or_never();
+            subscriber.attach(self);
+            tokio::select! {
+                () = link.subscriber_lost(&subscriber) => {}
+                () = self.moved.notified() => {
+                    subscriber.detach(self.ix);
+                    self.fall(events);
+                    // Most often, the unit has been given another server before this is over.
+                    sleep(RETRY_PAUSE).await;
+                }
+                () = self.hear(&subscriber, generation, events) => {}
+            }
+            self.fall(events);
+        }
+    }
+
+    /// Ends never.
+    async fn hear(&self, subscriber: &Arc<Subscriber>, generation: u64, events: &dyn LinkEvents) {
+        while !self.subscriptions().is_whole() {
+            self.subscribed.notified().await;
+        }
+        tracing::debug!(unit = %self.name, server = %subscriber.server, generation, "unit is up");
+        self.risen.store(true, Ordering::Release);
+        events.up(self.ix, generation).await;
+        std::future::pending().await
+    }
+
+    fn go(&self, route: Option<Route>) {
+        self.route.store(route.map(Arc::new));
+        self.routed.notify_waiters();
+    }
+
+    fn leave(&self, events: &dyn LinkEvents) {
+        self.go(None);
+        self.fall(events);
+    }
+
+    fn fall(&self, events: &dyn LinkEvents) {
+        if self.risen.swap(false, Ordering::AcqRel) {
+            tracing::debug!(unit = %self.name, "unit is down");
+            events.down(self.ix);
+        }
+    }
+}
