@@ -5,7 +5,7 @@ use super::dial::{Address, DialError, Dialer, Running};
 use super::refusal::{Refusal, judge};
 use crate::config::Login;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, RedisResult, Value};
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -23,12 +23,12 @@ impl Commands {
     }
 
     /// Sends a command and waits for its answer.
-    pub async fn ask(&self, command: &Cmd) -> Result<Value, RedisError> {
-        self.connection.clone().send_packed_command(command).await
+    pub async fn ask(&self, command: &Cmd) -> RedisResult<Value> {
+        answered(self.connection.clone().send_packed_command(command).await)
     }
 
     /// Runs a script. Its first call on a connection brings its text along, so that those behind it find it known.
-    pub async fn run(&self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<Value, RedisError> {
+    pub async fn run(&self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> RedisResult<Value> {
         if self.is_new(script) {
             return self.ask(&command("EVAL", script.text(), keys, args)).await;
         }
@@ -46,6 +46,14 @@ impl Commands {
             true => false,
             false => sent.insert(script.digest().to_owned()),
         }
+    }
+}
+
+/// What the server refused is an answer to the connection, and an error to us.
+pub(super) fn answered(answer: RedisResult<Value>) -> RedisResult<Value> {
+    match answer? {
+        Value::ServerError(error) => Err(error.into()),
+        value => Ok(value),
     }
 }
 

@@ -218,7 +218,7 @@ async fn users_and_passwords_are_told_and_wrong_ones_named() {
     hears(&redis, &diary, UnitIx(0), "room").await;
     let diary = Arc::new(Diary::default());
     let error = Redis::start(&url("wrong"), diary).await.err().expect("it is wrong").to_string();
-    assert!(error.starts_with(&server.addr().to_string()) && error.contains("WRONGPASS"), "{error}");
+    assert!(error.starts_with(&server.addr().to_string()) && error.contains("authentication failed"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

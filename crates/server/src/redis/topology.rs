@@ -2,6 +2,7 @@
 
 use super::UnitIx;
 use super::cluster;
+use super::commands::answered;
 use super::dial::{Address, Dialer};
 use super::link::{Common, LiveLink};
 use super::ring::{self, Ring};
@@ -190,7 +191,7 @@ impl Asker {
                         Some(there) => there,
                         None => dialer.commands(at, login).await.map_err(|error| error.to_string())?,
                     };
-                    let answer = connection.send_packed_command(question).await;
+                    let answer = answered(connection.send_packed_command(question).await);
                     Ok(((connection, driver), answer.map_err(|error| error.to_string())))
                 };
                 let late = || Err("no answer in time".to_owned());
