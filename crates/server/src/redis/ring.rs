@@ -129,5 +129,5 @@ mod tests {
         assert_eq!(units, AGREED);
     }
 
-    const AGREED: [u16; 8] = [2, 1, 0, 1, 0, 2, 2, 1];
+    const AGREED: [u16; 8] = [2, 1, 2, 0, 0, 1, 1, 1];
 }
