@@ -228,6 +228,19 @@ pub trait Broker: Send + Sync {
     /// Assigns the place, stores and sends as one act; a repeat does nothing of that.
     async fn publish(&self, key: &ChannelKey, publication: Publication, post: Post) -> Result<Published, BrokerError>;
 
+    /// Publishes one after another, up to the first that is refused. A broker that asks others need not wait for each answer.
+    async fn publish_all(
+        &self,
+        key: &ChannelKey,
+        posts: Vec<(Publication, Post)>,
+    ) -> Result<Vec<Published>, BrokerError> {
+        let mut published = Vec::with_capacity(posts.len());
+        for (publication, post) in posts {
+            published.push(self.publish(key, publication, post).await?);
+        }
+        Ok(published)
+    }
+
     /// What the channel's history holds since then; the oldest `limit` of it, if there is more. Whoever is subscribed before
     /// asking misses nothing: what is not in the answer is still to be delivered, and some of it may be both.
     async fn history(&self, key: &ChannelKey, since: &Since, limit: usize) -> Result<History, BrokerError>;

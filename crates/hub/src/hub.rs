@@ -207,6 +207,18 @@ impl Hub {
         self.broker.publish(key, publication, post.into()).await
     }
 
+    /// Publishes all of it in this order.
+    pub async fn publish_all(
+        &self,
+        key: &ChannelKey,
+        mut posts: Vec<(Publication, Post)>,
+    ) -> Result<Vec<Published>, BrokerError> {
+        for (publication, _) in &mut posts {
+            (publication.time_ms, publication.tag) = self.seconds.next(publication.time_ms);
+        }
+        self.broker.publish_all(key, posts).await
+    }
+
     /// What the channel's history holds since then, at most the oldest `limit` of it.
     pub async fn history(&self, key: &ChannelKey, since: &Since, limit: usize) -> Result<History, BrokerError> {
         self.broker.history(key, since, limit).await

@@ -193,6 +193,18 @@ pub async fn positions_follow_delivery_order_whoever_publishes(
     assert!(publishers.join_all().await.into_iter().all(|published| published.is_ok()));
 }
 
+/// Several at once are published as if one after another.
+pub async fn publications_of_one_post_keep_their_order(start: impl AsyncFn(Arc<dyn BrokerEvents>) -> Arc<dyn Broker>) {
+    let mut node = Node::on(start, &room()).await;
+    let posts = (0..100).map(|id| (numbered(id), if id % 3 == 0 { Keep::TRANSIENT } else { KEPT }.into()));
+    let published = node.broker.publish_all(&room(), posts.collect()).await.expect("an open broker takes publications");
+    for (id, published) in (0..100).zip(published) {
+        let heard = node.hear().await;
+        let position = published.mark.map(|mark| mark.position);
+        assert_eq!((number(&heard.publication), heard.position()), (id, position));
+    }
+}
+
 /// A transient publication is delivered, and that is all.
 pub async fn a_transient_publication_has_no_position_and_is_not_kept(
     start: impl AsyncFn(Arc<dyn BrokerEvents>) -> Arc<dyn Broker>,

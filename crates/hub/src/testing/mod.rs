@@ -20,6 +20,7 @@ macro_rules! broker_contract {
             a_publication_arrives_as_it_was_published
             stored_publications_have_positions_that_grow_by_one
             positions_follow_delivery_order_whoever_publishes
+            publications_of_one_post_keep_their_order
             a_transient_publication_has_no_position_and_is_not_kept
             channels_are_apart
             the_newest_stored_publication_is_served_until_it_expires

@@ -192,11 +192,10 @@ fn by_channel(letters: Vec<Letter<'_>>) -> Vec<Vec<Letter<'_>>> {
 }
 
 async fn deliver(hub: &Hub, queue: Vec<Letter<'_>>) -> Result<Vec<(usize, Published)>, BrokerError> {
-    let mut published = Vec::with_capacity(queue.len());
-    for letter in queue {
-        published.push((letter.at, letter.deliver(hub).await?));
-    }
-    Ok(published)
+    let Some(key) = queue.first().map(|letter| letter.key) else { return Ok(Vec::new()) };
+    let (numbers, posts): (Vec<_>, _) =
+        queue.into_iter().map(|letter| (letter.at, (letter.publication, letter.post))).unzip();
+    Ok(numbers.into_iter().zip(hub.publish_all(key, posts).await?).collect())
 }
 
 impl Letter<'_> {

@@ -22,6 +22,7 @@ use fanfare_hub::{
     Broker, BrokerError, BrokerEvents, Cached, ChannelKey, History, Mark, Post, Publication, Published, Since, Stored,
     StreamPosition,
 };
+use futures_util::future::try_join_all;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 
@@ -442,6 +443,15 @@ impl Broker for RedisBroker {
         }
         let mark = outcome.tip.map(|tip| self.0.mark(key, tip, tip.stamp - 1));
         Ok(Published { mark, heard: outcome.receivers > 0, repeated: outcome.repeated })
+    }
+
+    async fn publish_all(
+        &self,
+        key: &ChannelKey,
+        posts: Vec<(Publication, Post)>,
+    ) -> Result<Vec<Published>, BrokerError> {
+        // They are sent in this order, and a server keeps it.
+        try_join_all(posts.into_iter().map(|(publication, post)| self.publish(key, publication, post))).await
     }
 
     async fn history(&self, key: &ChannelKey, since: &Since, limit: usize) -> Result<History, BrokerError> {
