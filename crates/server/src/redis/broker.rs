@@ -24,7 +24,7 @@ use fanfare_hub::{
 };
 use futures_util::future::try_join_all;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 
 use super::channels::{Arrival, Watch, Work};
 use super::echoes::Echoes;
@@ -450,8 +450,9 @@ impl Broker for RedisBroker {
         key: &ChannelKey,
         posts: Vec<(Publication, Post)>,
     ) -> Result<Vec<Published>, BrokerError> {
-        // They are sent in this order, and a server keeps it.
-        try_join_all(posts.into_iter().map(|(publication, post)| self.publish(key, publication, post))).await
+        // They are sent in this order, and a server keeps it. A task that is made to yield between two would go on with the last.
+        unconstrained(try_join_all(posts.into_iter().map(|(publication, post)| self.publish(key, publication, post))))
+            .await
     }
 
     async fn history(&self, key: &ChannelKey, since: &Since, limit: usize) -> Result<History, BrokerError> {

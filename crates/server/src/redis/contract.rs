@@ -30,7 +30,14 @@ fn listed(servers: &[Server]) -> String {
     format!("servers = [{}]", urls.join(", "))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_on_one_server_keeps_the_contract() {
-    keeps_the_contract(&listed(&[Server::standalone()])).await;
+    let server = [Server::standalone()];
+    keeps_the_contract(&listed(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_on_two_servers_keeps_the_contract() {
+    let servers = Server::pair();
+    keeps_the_contract(&listed(&servers)).await;
 }

@@ -16,6 +16,8 @@ pub mod broker;
 mod channels;
 mod cluster;
 mod commands;
+#[cfg(test)]
+mod contract;
 mod dial;
 mod echoes;
 mod leases;

@@ -179,13 +179,13 @@ impl Streams {
 
     fn since(&self, unit: UnitIx, key: &ChannelKey, cursor: &Cursor) -> [Vec<u8>; 4] {
         let here = |place: &Place| self.redis.unit_of_hash(place.channel_hash) == unit;
-        let settled = match cursor.places() {
-            // No stream has this epoch.
-            places if places.iter().any(|place| place.epoch == 0) => 0,
-            places if places.iter().all(here) => cursor.settled(),
-            _ => cursor.settled().saturating_sub(SKEW_US),
+        let settled = match cursor.places().iter().all(here) {
+            true => cursor.settled(),
+            false => cursor.settled().saturating_sub(SKEW_US),
         };
-        let place = cursor.place(key.hash());
+        // No stream has epoch 0: who names it knows nothing.
+        let forged = cursor.places().iter().find(|place| place.epoch == 0).copied();
+        let place = forged.or_else(|| cursor.place(key.hash()));
         let [epoch, offset] =
             place.map_or_else(Default::default, |place| [place.epoch, place.offset].map(|n| n.to_string()));
         ["since".into(), epoch.into(), offset.into(), settled.to_string().into()]
