@@ -31,6 +31,8 @@ pub(super) fn judge(error: &RedisError) -> Refusal {
     };
     match code {
         "FENCED" => Refusal::Fenced,
+        // Of one word alone, `redis.error_reply` makes text without a code.
+        "ERR" if error.detail() == Some("FENCED") => Refusal::Fenced,
         "NOSCRIPT" => Refusal::NoScript,
         "MOVED" => Refusal::Moved,
         "ASK" | "TRYAGAIN" => Refusal::Moving,
@@ -53,6 +55,7 @@ mod tests {
     #[test]
     fn each_error_of_a_server_has_its_cure() {
         check("FENCED generation", Refusal::Fenced);
+        check("ERR FENCED", Refusal::Fenced);
         check("NOSCRIPT No matching script. Please use EVAL.", Refusal::NoScript);
         check("MOVED 12182 127.0.0.1:7002", Refusal::Moved);
         check("ASK 12182 127.0.0.1:7002", Refusal::Moving);
