@@ -25,7 +25,6 @@ pub use error::ConfigError;
 pub use network::Network;
 pub use origin::OriginRule;
 pub use push_stream::{PushStreamSettings, Templates};
-#[allow(unused_imports)]
 pub use redis::{Login, RedisServer, RedisServers, RedisSettings};
 pub use role::Role;
 pub use watch::watch;

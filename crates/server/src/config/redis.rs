@@ -207,3 +207,64 @@ fn list(text: &str, separator: char) -> At<Vec<At<String>>> {
 fn set<T>(value: T) -> At<T> {
     At { value, place: Place::Variable(VARIABLE.to_owned()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> RedisSettings {
+        checked(from_variable(text)).expect("it is sound")
+    }
+
+    fn names(servers: &[RedisServer]) -> Vec<&str> {
+        servers.iter().map(|server| &*server.name).collect()
+    }
+
+    #[track_caller]
+    fn refused(text: &str, reason: &str) {
+        let message = checked(from_variable(text)).expect_err("it is not sound").message;
+        assert!(message.contains(reason), "{message}");
+        assert!(!message.contains("hush"), "{message}");
+    }
+
+    #[test]
+    fn servers_are_named_by_their_address_or_as_one_likes() {
+        let settings = read("redis://127.0.0.1:7001, rediss://us%40er:hu%3Ash@[::1]:7002#two");
+        let RedisServers::Standalone(servers) = &settings.servers else { panic!("{settings:?}") };
+        assert_eq!(names(servers), ["127.0.0.1:7001", "two"]);
+        let second = &servers[1];
+        assert_eq!((&*second.host, second.port, second.tls), ("::1", 7002, true));
+        assert_eq!(second.login.username.as_deref(), Some("us@er"));
+        assert_eq!(second.login.password, Some(Secret::new("hu:sh")));
+        assert_eq!(&*settings.prefix, "fanfare");
+        assert!(!format!("{settings:?}").contains("hu:sh"));
+    }
+
+    #[test]
+    fn a_cluster_is_named_by_some_of_its_servers() {
+        let settings = read("redis+cluster://a:7000,rediss+cluster://b:7000");
+        let RedisServers::Cluster(servers) = &settings.servers else { panic!("{settings:?}") };
+        assert_eq!(names(servers), ["a:7000", "b:7000"]);
+        assert!(servers[1].tls);
+    }
+
+    #[test]
+    fn sentinels_are_asked_without_the_password_of_what_they_watch() {
+        let settings = read("redis+sentinel://:hush@a:26379,redis+sentinel://b:26379/one+two");
+        let RedisServers::Sentinel { sentinels, masters, login } = &settings.servers else { panic!("{settings:?}") };
+        assert_eq!(names(sentinels), ["a:26379", "b:26379"]);
+        assert_eq!(sentinels[0].login, Login::default());
+        assert_eq!(masters.iter().map(|name| &**name).collect::<Vec<_>>(), ["one", "two"]);
+        assert_eq!(login.password, Some(Secret::new("hush")));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_passwords() {
+        refused("redis://:hush@host", "expected a URL");
+        refused("http://:hush@host:80", "expected a URL");
+        refused("redis://:hush@host:99999", "the port");
+        refused("redis://a:1,redis://a:1", "twice");
+        refused("", "at least one");
+        refused("redis+sentinel://:hush@a:26379", "at least one");
+    }
+}

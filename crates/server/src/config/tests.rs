@@ -1,5 +1,6 @@
 use super::written::{
-    WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream, WrittenTemplates, WrittenTls,
+    WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream, WrittenRedis, WrittenTemplates,
+    WrittenTls,
 };
 use super::*;
 
@@ -45,6 +46,7 @@ fn the_example_holds_every_key_with_its_default() {
     let (app, rest) = rest.split_once("\n[apps.limits]").expect("and its limits");
     let (limits, history) = rest.split_once("\n#[[apps.history]]").expect("and a history rule");
     let (_, tls) = top.split_once("\n#[tls]").expect("it shows TLS");
+    let (_, redis) = top.split_once("\n#[redis]").expect("and Redis");
     let (_, push_stream) = top.split_once("\n#[push_stream]").expect("and push-stream");
     for (text, keys) in [
         (top, Written::KEYS),
@@ -54,9 +56,10 @@ fn the_example_holds_every_key_with_its_default() {
         (tls, WrittenTls::KEYS),
         (push_stream, WrittenPushStream::KEYS),
         (push_stream, WrittenTemplates::KEYS),
+        (redis, WrittenRedis::KEYS),
     ] {
         for key in keys.iter().filter(|key| !TABLES.contains(key)) {
-            let begins = |line: &str| line.trim_start_matches('#').starts_with(&format!("{key} = "));
+            let begins = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} = "));
             assert!(text.lines().any(begins), "{key} is not in the example");
         }
     }
@@ -83,7 +86,7 @@ const TABLES: [&str; 11] = [
 #[test]
 fn what_the_example_shows_commented_out_is_the_default_too() {
     let scene = tempfile::tempdir().expect("there is a temporary directory");
-    for name in ["cert.pem", "key.pem"] {
+    for name in ["cert.pem", "key.pem", "redis-ca.pem"] {
         std::fs::write(scene.path().join(name), "").expect("the directory is ours");
     }
     // A comment begins with `# `, and what is only switched off with `#`.
@@ -388,4 +391,14 @@ fn a_missing_file_that_was_named_is_an_error() {
         Source { file: Some("/nowhere/fanfare.toml".into()), environment: BTreeMap::new(), flags: Flags::default() };
     let error = source.load().expect_err("refused").to_string();
     assert_eq!(error, "cannot read /nowhere/fanfare.toml: No such file or directory (os error 2)");
+}
+
+#[test]
+fn redis_servers_are_of_one_kind() {
+    let wrong = |lines: &str| load(&format!("[redis]\n{lines}\n")).expect_err("refused");
+    assert!(wrong("servers = [\"redis://a:1\"]\ncluster = [\"redis://b:1\"]").contains("one of"));
+    assert!(wrong("servers = [\"redis://a:1\"]\npassword = \"hush\"").contains("`sentinels`"));
+    assert!(wrong("sentinels = [\"redis://a:1\"]").contains("`masters`"));
+    assert!(wrong("serverz = [\"redis://a:1\"]").contains("`servers`"));
+    assert!(wrong("prefix = \"a{b}\"\nservers = [\"redis://a:1\"]").contains("letters"));
 }

@@ -10,7 +10,6 @@
 //!   times none was, as far as the server and the probe can tell.
 //!
 //! Not here: what the scripts do (`broker`, `presence`).
-#![allow(dead_code)]
 
 pub mod broker;
 mod channels;
@@ -28,6 +27,7 @@ mod presence;
 mod presence_tests;
 mod record;
 mod refusal;
+#[allow(dead_code)]
 mod revocations;
 mod ring;
 mod script;
