@@ -10,6 +10,7 @@
 //! Not here: where the settings come from (`config`), and closing the connections of an app that went (`app`).
 
 use crate::config::{AppSettings, Config, Key, Retention, Secret};
+use crate::leases::Lease;
 use crate::limits::{PublishRate, RetryAfter, Window};
 use arc_swap::ArcSwap;
 use fanfare_hub::{HistoryRule, Idempotency, Keep};
@@ -90,12 +91,16 @@ impl App {
 
     /// Counts one more connection, unless the app has as many as it may.
     pub fn connect(&self) -> bool {
-        self.usage.connect(self.limits.connections_max)
+        self.usage.connect(self)
     }
 
     /// Counts publications against the app's rate, all of them or none.
-    pub fn publish(&self, n: u32, now_ms: u64) -> Result<(), RetryAfter> {
-        self.usage.publishes.take(n, now_ms, self.limits.publishes_per_s)
+    pub async fn publish(&self, n: u32, now_ms: u64) -> Result<(), RetryAfter> {
+        let rate_per_s = self.limits.publishes_per_s;
+        match self.usage.lease.lessor() {
+            Some(lessor) if rate_per_s > 0 => self.usage.lease.publish(&**lessor, self, n, now_ms).await,
+            _ => self.usage.publishes.take(n, now_ms, rate_per_s),
+        }
     }
 }
 
@@ -106,6 +111,8 @@ pub struct Usage {
     pub window: Window,
     /// The same for its client events.
     pub client_event_window: Window,
+    /// What the other nodes leave to this one.
+    pub lease: Lease,
     connections: AtomicU32,
     publishes: PublishRate,
 }
@@ -115,6 +122,7 @@ impl Default for Usage {
         Usage {
             connections: AtomicU32::new(0),
             publishes: PublishRate::default(),
+            lease: Lease::default(),
             window: Window::for_publishes(),
             client_event_window: Window::for_client_events(),
         }
@@ -134,9 +142,14 @@ impl Usage {
     }
 
     /// Nothing else is ordered by the count, hence `Relaxed`; the limit holds as the addition is conditional.
-    fn connect(&self, connections_max: u32) -> bool {
-        let room = |now: u32| (connections_max == 0 || now < connections_max).then(|| now + 1);
+    fn connect(&self, app: &App) -> bool {
+        let limit = app.limits.connections_max;
+        let connections_max = limit.min(self.lease.connections_max());
+        let room = |now: u32| (limit == 0 || now < connections_max).then(|| now + 1);
         let counted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        if limit > 0 {
+            self.lease.connected(app, counted.map(|before| connections_max - before - 1).ok());
+        }
         counted.is_ok()
     }
 }
@@ -338,14 +351,14 @@ mod tests {
         assert_eq!(app.usage.connections(), 2);
     }
 
-    #[test]
-    fn a_raised_publish_rate_holds_for_the_same_bucket() {
+    #[tokio::test]
+    async fn a_raised_publish_rate_holds_for_the_same_bucket() {
         let apps = Apps::new(&config(&[app("1", "limits = { publishes_per_s = 2 }")]));
-        let publish = |n| apps.by_id("1").expect("configured").publish(n, 0);
-        assert_eq!(publish(2), Ok(()));
-        assert_eq!(publish(1), Err(RetryAfter { ms: 500 }));
+        let publish = async |n| apps.by_id("1").expect("configured").publish(n, 0).await;
+        assert_eq!(publish(2).await, Ok(()));
+        assert_eq!(publish(1).await, Err(RetryAfter { ms: 500 }));
         apps.reload(&config(&[app("1", "limits = { publishes_per_s = 3 }")]));
-        assert_eq!(publish(1), Ok(()));
+        assert_eq!(publish(1).await, Ok(()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// An app's limits. Where it says so, 0 means unlimited; the other defaults are Pusher's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once on this node; 0 = unlimited. Beyond: close 4004.
+    /// Connections at once, on all nodes together; 0 = unlimited. Beyond: close 4004.
     pub connections_max: u32,
     /// Channels one connection may hold; 0 = unlimited. Beyond: the subscribe is refused.
     pub channels_per_connection_max: u32,
@@ -27,7 +27,7 @@ pub struct Limits {
     pub batch_max: usize,
     /// Channels one event may be published to at once.
     pub publish_channels_max: usize,
-    /// Publications through the HTTP API; 0 = unlimited. Beyond: 429 with `Retry-After`.
+    /// Publications through the HTTP API, on all nodes together; 0 = unlimited. Beyond: 429 with `Retry-After`.
     pub publishes_per_s: u32,
     /// Client events of one connection; 0 = unlimited. Beyond: error 4301, the connection stays.
     pub client_events_per_s: u32,

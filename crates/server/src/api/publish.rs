@@ -115,7 +115,7 @@ impl Publisher {
         let n: usize = events.iter().map(|event| event.targets.len()).sum();
         let now_ms = self.started_at.elapsed().as_millis() as u64;
         // At most `batch_max` times `publish_channels_max`.
-        app.publish(u32::try_from(n).unwrap_or(u32::MAX), now_ms).map_err(Refused::TooOften)?;
+        app.publish(u32::try_from(n).unwrap_or(u32::MAX), now_ms).await.map_err(Refused::TooOften)?;
         let mut window = window(app, n, events).await?;
         // The window may be smaller than the request, so shares follow from what was given.
         let share = window.num_permits() / n.max(1);

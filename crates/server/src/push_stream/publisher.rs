@@ -109,7 +109,7 @@ impl PushStream {
     async fn publish(&self, app: &App, ids: &[String], text: &str, labels: Labels) -> Result<(), Refused> {
         let n = ids.len();
         let now_ms = self.started_at.elapsed().as_millis() as u64;
-        app.publish(u32::try_from(n).unwrap_or(u32::MAX), now_ms).map_err(Refused::TooOften)?;
+        app.publish(u32::try_from(n).unwrap_or(u32::MAX), now_ms).await.map_err(Refused::TooOften)?;
         let window = app.usage.window.take(n, n * text.len());
         let mut window = tokio::time::timeout(WINDOW_TIMEOUT, window).await.map_err(|_elapsed| Refused::Behind)?;
         let share = window.num_permits() / n;

@@ -20,6 +20,7 @@ mod contract;
 mod dial;
 mod echoes;
 mod leases;
+mod limits;
 mod link;
 mod mirror;
 mod presence;
