@@ -133,7 +133,7 @@ impl Node {
                 (start_hub(routes, broker.clone(), MemoryPresence::default()), Some(broker))
             }
             Some(settings) => {
-                let shared = Shared::start(settings, routes.clone()).await?;
+                let shared = Shared::start(settings, routes.clone(), apps.clone(), tokens.clone()).await?;
                 let hub = start_hub(routes, shared.broker.clone(), shared.presence.clone());
                 shared.attend(&hub, apps.clone());
                 (hub, None)

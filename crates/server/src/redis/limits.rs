@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fanfare_hub::StoreError;
+use futures_util::future::{join_all, try_join_all};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -58,15 +59,23 @@ struct Report {
 }
 
 impl RedisLimits {
+    /// To be told what the links hear.
+    pub fn new(node: RedisPresence, apps: Apps) -> RedisLimits {
+        RedisLimits(Arc::new(Inner { node, apps, urgent: Mutex::default(), bell: Notify::new() }))
+    }
+
     /// Has this node's first shares granted, and then looks after them.
-    pub async fn start(node: RedisPresence, apps: Apps) -> Result<RedisLimits, CallError> {
-        let limits = RedisLimits(Arc::new(Inner { node, apps, urgent: Mutex::default(), bell: Notify::new() }));
-        for unit in limits.redis().units() {
-            limits.redis().subscribe(unit, limits.channel(unit)).await?;
-        }
-        limits.look().await;
-        tokio::spawn(limits.clone().run());
-        Ok(limits)
+    pub async fn start(&self) -> Result<(), CallError> {
+        try_join_all(self.redis().units().map(|unit| self.redis().subscribe(unit, self.channel(unit)))).await?;
+        self.look().await;
+        tokio::spawn(self.clone().run());
+        Ok(())
+    }
+
+    /// The unit serves again, and may have forgotten what was granted.
+    pub fn up(&self, unit: UnitIx) {
+        let apps = self.0.apps.all();
+        self.urgent().extend(apps.iter().filter(|app| self.home(app) == unit).map(|app| app.id.clone()));
     }
 
     /// A message on a channel of the unit; whether it was about limits.
@@ -126,7 +135,7 @@ impl RedisLimits {
                 }
             }
         });
-        futures_util::future::join_all(by_unit).await;
+        join_all(by_unit).await;
     }
 
     async fn exchange(&self, unit: UnitIx, reports: &[&Report]) -> Result<(), StoreError> {

@@ -1,8 +1,5 @@
 //! The presence store keeps the contract on one server and on two, and several nodes that share them agree.
 
-#[path = "../../tests/support/redis.rs"]
-mod fixture;
-
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +11,7 @@ use fanfare_proto::socket_id::SocketId;
 use tokio::time::{Instant, sleep};
 
 use super::presence::RedisPresence;
+use super::tests::support as fixture;
 use super::{LinkEvents, Redis, UnitIx};
 use crate::config::test_config;
 

@@ -38,15 +38,18 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    /// Learns what others have revoked, and listens for more.
-    pub async fn start(redis: Redis, tokens: Tokens) -> Result<Revocations, CallError> {
+    /// To be told what the links hear.
+    pub fn new(redis: Redis, tokens: Tokens) -> Revocations {
         // No app is called so.
         let unit = redis.unit_of("", "#revocations");
         let (key, channel) = (redis.key(unit, "revocations").into(), redis.key(unit, "revoked").into());
-        let revocations = Revocations { redis, unit, key, channel, tokens };
-        revocations.redis.subscribe(unit, revocations.channel.to_vec()).await?;
-        revocations.compare().await?;
-        Ok(revocations)
+        Revocations { redis, unit, key, channel, tokens }
+    }
+
+    /// Learns what others have revoked, and listens for more.
+    pub async fn start(&self) -> Result<(), CallError> {
+        self.redis.subscribe(self.unit, self.channel.to_vec()).await?;
+        self.compare().await
     }
 
     /// A message on a channel of the unit; whether it was about revocations.

@@ -1,4 +1,4 @@
-//! All that nodes share over Redis, started together: the links tell the broker and the presence store what they hear.
+//! All that nodes share over Redis, started together: the links tell each part what they hear.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,10 +7,13 @@ use bytes::Bytes;
 use fanfare_hub::{BrokerEvents, ChannelKey, Hub, StoreError};
 
 use super::broker::{Ears, RedisBroker};
+use super::limits::RedisLimits;
 use super::presence::RedisPresence;
+use super::revocations::Revocations;
 use super::{CallError, LinkEvents, Redis, StartError, UnitIx};
 use crate::apps::Apps;
 use crate::config::RedisSettings;
+use crate::tokens::Tokens;
 
 /// What this node shares with others. Cheap to clone.
 #[derive(Clone)]
@@ -35,16 +38,27 @@ pub enum NotShared {
     Presence(#[from] StoreError),
 }
 
-/// Passes on what the links say. Both listeners need the servers before they can listen.
+/// Passes on what the links say. All listeners need the servers before they can listen.
 #[derive(Default)]
 struct Listeners {
     ears: Ears,
-    presence: OnceLock<RedisPresence>,
+    others: OnceLock<Others>,
+}
+
+struct Others {
+    presence: RedisPresence,
+    revocations: Revocations,
+    limits: RedisLimits,
 }
 
 #[async_trait]
 impl LinkEvents for Listeners {
     async fn message(&self, unit: UnitIx, channel: &[u8], payload: Bytes) {
+        if let Some(Others { revocations, limits, .. }) = self.others.get()
+            && (revocations.message(channel, &payload) || limits.message(unit, channel, &payload))
+        {
+            return;
+        }
         self.ears.message(unit, channel, payload).await;
     }
 
@@ -53,8 +67,10 @@ impl LinkEvents for Listeners {
     }
 
     async fn up(&self, unit: UnitIx, generation: u64) {
-        if let Some(presence) = self.presence.get() {
+        if let Some(Others { presence, revocations, limits }) = self.others.get() {
             presence.up(unit, generation);
+            revocations.up(unit);
+            limits.up(unit);
         }
         self.ears.up(unit, generation).await;
     }
@@ -62,11 +78,23 @@ impl LinkEvents for Listeners {
 
 impl Shared {
     /// Connects to the servers, and delivers to `events` from then on.
-    pub async fn start(settings: &RedisSettings, events: Arc<dyn BrokerEvents>) -> Result<Shared, NotShared> {
+    pub async fn start(
+        settings: &RedisSettings,
+        events: Arc<dyn BrokerEvents>,
+        apps: Apps,
+        tokens: Tokens,
+    ) -> Result<Shared, NotShared> {
         let listeners = Arc::new(Listeners::default());
         let redis = Redis::start(settings, listeners.clone()).await?;
         let presence = RedisPresence::start(redis.clone()).await?;
-        listeners.presence.set(presence.clone()).unwrap_or_else(|_| unreachable!("it is set here only"));
+        let revocations = Revocations::new(redis.clone(), tokens.clone());
+        let limits = RedisLimits::new(presence.clone(), apps);
+        let others = Others { presence: presence.clone(), revocations: revocations.clone(), limits: limits.clone() };
+        listeners.others.set(others).unwrap_or_else(|_| unreachable!("it is set here only"));
+        // From here on they are told what they listen for.
+        revocations.start().await?;
+        tokens.share(Arc::new(revocations));
+        limits.start().await?;
         let broker = RedisBroker::start(redis, &listeners.ears, events).await?;
         Ok(Shared { broker, presence })
     }

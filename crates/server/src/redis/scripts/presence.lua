@@ -10,7 +10,7 @@
 -- CHANNEL is APP/NAME. ARGV: generation, prefix, the node's incarnation, then as the script says.
 
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then
-  return redis.error_reply('FENCED')
+  return redis.error_reply('FENCED generation')
 end
 
 local node = ARGV[3]

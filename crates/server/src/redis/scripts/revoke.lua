@@ -4,7 +4,7 @@
 -- there was room.
 
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then
-  return redis.error_reply('FENCED')
+  return redis.error_reply('FENCED generation')
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. redis.call('TIME')[1])
 for i = 4, #ARGV, 2 do
