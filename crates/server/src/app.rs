@@ -28,6 +28,7 @@ use crate::edge::certificates::Certificates;
 use crate::edge::door::{self, Door, Http};
 use crate::edge::forms::Forms;
 use crate::edge::listen::Reader;
+use crate::edge::neighbours::Neighbours;
 use crate::edge::shard_loop::Kit;
 use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
@@ -67,6 +68,8 @@ struct Node {
     /// The broker whose histories a restart needs; shared servers keep their own.
     memory: Option<MemoryBroker>,
     hub: Hub,
+    /// Other nodes that may have sessions.
+    neighbours: Option<Arc<dyn Neighbours>>,
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
     gatekeeper: Gatekeeper,
@@ -127,16 +130,17 @@ impl Node {
             Some((journal, text)) => Tokens::kept_in(journal, &text),
             None => Tokens::default(),
         };
-        let (hub, memory) = match &config.redis {
+        let (hub, memory, neighbours) = match &config.redis {
             None => {
                 let broker = memory_broker(routes.clone(), data.as_ref());
-                (start_hub(routes, broker.clone(), MemoryPresence::default()), Some(broker))
+                (start_hub(routes, broker.clone(), MemoryPresence::default()), Some(broker), None)
             }
             Some(settings) => {
                 let shared = Shared::start(settings, routes.clone(), apps.clone(), tokens.clone()).await?;
                 let hub = start_hub(routes, shared.broker.clone(), shared.presence.clone());
                 shared.attend(&hub, apps.clone());
-                (hub, None)
+                let relay: Arc<dyn Neighbours> = Arc::new(shared.relay);
+                (hub, None, Some(relay))
             }
         };
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
@@ -158,6 +162,7 @@ impl Node {
             tokens,
             data,
             memory,
+            neighbours,
             hub,
             loops,
             threads,
@@ -201,7 +206,7 @@ impl Node {
             }
             None => None,
         };
-        let door = Door::new(self.gatekeeper, loops, public, tls, stopping, last);
+        let door = Door::new(self.gatekeeper, loops, public, tls, self.neighbours, stopping, last);
         let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells = self.loops.iter().map(|handle| handle.stats.clone()).collect();
         let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, ready.clone()));

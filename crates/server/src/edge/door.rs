@@ -34,6 +34,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::certificates::HTTP2;
 use super::listen::{Listen, Refused, Transport};
+use super::neighbours::Neighbours;
 use super::sessions::Sessions;
 use super::upgrade::{Gatekeeper, Handshake, Head, handshake, is_upgrade};
 use super::{Admission, Arrival, Body, Loops, Order, Refusal, Returned, Stream};
@@ -105,11 +106,12 @@ impl<H: Http> Door<H> {
         loops: Loops,
         http: Arc<H>,
         tls: Option<Arc<ServerConfig>>,
+        neighbours: Option<Arc<dyn Neighbours>>,
         stopping: watch::Receiver<bool>,
         last: Last,
     ) -> Arc<Self> {
         let tls = tls.map(TlsAcceptor::from);
-        let sessions = Sessions::start(gatekeeper.clone(), loops.clone());
+        let sessions = Sessions::start(gatekeeper.clone(), loops.clone(), neighbours);
         let files = Files::of_the_process();
         Arc::new(Door { gatekeeper, loops, sessions, http, tls, files, stopping, _last: last })
     }

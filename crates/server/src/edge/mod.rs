@@ -14,6 +14,7 @@
 //! | `envelope` | what its messages travel in |
 //! | `pollers` | sessions of those who poll presence channels |
 //! | `sessions` | the same conversation with clients that have no WebSocket |
+//! | `neighbours`, `relayed` | sessions on other nodes |
 //! | `listen` | what a request under `/sub` asks for, and whether it may have it |
 //! | `subscribe` | requests under `/sub` that hyper serves |
 //! | `feed` | the conversation with one subscriber of `/sub`, by whatever transport |
@@ -37,11 +38,13 @@ mod farewell;
 mod feed;
 pub mod forms;
 pub mod listen;
+pub mod neighbours;
 mod pipe;
 mod plain;
 mod pollers;
 mod polls;
 mod pusher;
+mod relayed;
 mod replays;
 mod sessions;
 pub mod shard_loop;

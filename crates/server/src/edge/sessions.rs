@@ -2,7 +2,8 @@
 //! requests.
 //!
 //! A session is an ordinary connection of a loop whose wire is a pipe. One request at a time reads from it: a stream
-//! without end, or polls that end with what they found. What the client says comes in requests of its own.
+//! without end, or polls that end with what they found. What the client says comes in requests of its own. Any of them may
+//! come to another node than the one that has the session, and is passed on to that.
 //!
 //! Always true:
 //! - a session belongs to the app whose key stands in its path, and its name is never logged: who knows it can read it;
@@ -11,12 +12,13 @@
 //!
 //! Not here: the frames (`proto::xhr`), what is said (`pusher`).
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use fanfare_hub::shard::ConnKey;
 use fanfare_proto::xhr;
@@ -27,7 +29,9 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Sleep;
 
+use super::neighbours::{Answer, Answers, Neighbours, Place, Question, Unreachable, WAIT};
 use super::pipe::PipeReader;
+use super::relayed::Relayed;
 use super::upgrade::Gatekeeper;
 use super::{Arrival, Body, LoopHandle, Loops, Order, Stream, message_bytes_max};
 
@@ -38,12 +42,15 @@ const UNREAD_MAX: Duration = Duration::from_secs(6);
 /// How often unread sessions are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// How often other nodes are told which sessions are here.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+
 /// How long a request is silent before a heartbeat. Proxies give up after 30 s at the earliest.
-const HEARTBEAT_EVERY: Duration = Duration::from_secs(25);
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(25);
 
 /// UTF-16 code units after which a streaming client abandons its request at the end of a frame, and opens the next
 /// (pusher-js, `MAX_BUFFER_LENGTH`). What is sent behind that frame would be lost with the request, so nothing is.
-const STREAM_UNITS_MAX: usize = 256 << 10;
+pub const STREAM_UNITS_MAX: usize = 256 << 10;
 
 /// Bytes of a session's name, key included. Ours are some 40.
 const NAME_LEN_MAX: usize = 128;
@@ -53,6 +60,8 @@ pub struct Sessions {
     gatekeeper: Gatekeeper,
     loops: Loops,
     by_name: Mutex<HashMap<Box<str>, Arc<Session>>>,
+    /// The nodes to which a request may come that is about a session of ours, and the reverse.
+    neighbours: Option<Arc<dyn Neighbours>>,
 }
 
 /// What a path asks for.
@@ -100,14 +109,26 @@ struct Line {
 
 impl Sessions {
     /// No sessions yet. Must be called on the runtime, where unread sessions are looked for.
-    pub fn start(gatekeeper: Gatekeeper, loops: Loops) -> Arc<Self> {
-        let sessions = Arc::new(Sessions { gatekeeper, loops, by_name: Mutex::default() });
+    pub fn start(gatekeeper: Gatekeeper, loops: Loops, neighbours: Option<Arc<dyn Neighbours>>) -> Arc<Self> {
+        let sessions = Arc::new(Sessions { gatekeeper, loops, by_name: Mutex::default(), neighbours });
         let swept = Arc::downgrade(&sessions);
+        if let Some(neighbours) = &sessions.neighbours {
+            let answers: Weak<Sessions> = swept.clone();
+            neighbours.serve(answers);
+        }
         tokio::spawn(async move {
+            let mut kept = tokio::time::Instant::now();
             loop {
                 tokio::time::sleep(SWEEP_EVERY).await;
                 let Some(sessions) = swept.upgrade() else { return };
-                sessions.sweep();
+                let gone = sessions.sweep();
+                let Some(neighbours) = &sessions.neighbours else { continue };
+                neighbours.forget(&gone).await;
+                if kept.elapsed() >= KEEP_EVERY {
+                    kept = tokio::time::Instant::now();
+                    let names: Vec<Box<str>> = locked(&sessions.by_name).keys().cloned().collect();
+                    neighbours.keep(&names).await;
+                }
             }
         });
         sessions
@@ -139,15 +160,19 @@ impl Sessions {
 
     /// Reads from a session; begins it if there is none.
     async fn receive(&self, call: Call<'_>, way: Way, request: &Request<Incoming>) -> Response<Body> {
-        let session = match self.find(call.name) {
+        let body = match self.find(call.name) {
             Some(session) => {
                 // A sign of life, as good as any message.
                 session.hear(Vec::new()).await;
-                session
+                Body::Session(Reading::begin(session, way))
             }
-            None => self.begin(call, request).await,
+            None => match self.elsewhere(call.name, true).await {
+                Ok(Some(relayed)) => relayed.read(way),
+                // A client that has a session already takes a new one for the loss of its own, and comes back.
+                _ => Body::Session(Reading::begin(self.begin(call, request).await, way)),
+            },
         };
-        let mut response = Response::new(Body::Session(Reading::begin(session, way)));
+        let mut response = Response::new(body);
         let headers = response.headers_mut();
         // A type that no browser sniffs at: it would hold back the first bytes.
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/javascript; charset=UTF-8"));
@@ -155,6 +180,15 @@ impl Sessions {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, no-transform"));
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         response
+    }
+
+    /// The session, if another node has it. With `claim`, it is this node's from now on if none has.
+    async fn elsewhere(&self, name: &str, claim: bool) -> Result<Option<Relayed>, Unreachable> {
+        let Some(neighbours) = &self.neighbours else { return Ok(None) };
+        Ok(match neighbours.place(name, claim).await? {
+            Place::At(node) => Some(Relayed { neighbours: neighbours.clone(), node, session: name.to_owned() }),
+            Place::Here | Place::Nowhere => None,
+        })
     }
 
     async fn begin(&self, call: Call<'_>, request: &Request<Incoming>) -> Arc<Session> {
@@ -176,10 +210,15 @@ impl Sessions {
 
     /// Takes what a client says.
     async fn send(&self, call: Call<'_>, request: Request<Incoming>) -> Response<Body> {
+        let Some(app) = self.gatekeeper.apps.by_key(call.key) else { return no_session() };
         let session = self.find(call.name);
-        let Some((session, app)) = session.zip(self.gatekeeper.apps.by_key(call.key)) else {
-            return refuse(StatusCode::NOT_FOUND, "there is no such session");
+        let relayed = match session.is_none() {
+            true => self.elsewhere(call.name, false).await.unwrap_or_default(),
+            false => None,
         };
+        if session.is_none() && relayed.is_none() {
+            return no_session();
+        }
         let body = Limited::new(request.into_body(), message_bytes_max(&app));
         let Ok(body) = body.collect().await else {
             return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the message is too big");
@@ -187,11 +226,15 @@ impl Sessions {
         let Some(texts) = std::str::from_utf8(&body.to_bytes()).ok().and_then(|body| xhr::messages(body).ok()) else {
             return refuse(StatusCode::BAD_REQUEST, "expected a JSON array of strings");
         };
-        if texts.is_empty() {
-            session.line().answer_ping();
-        }
-        session.hear(texts).await;
-        status(StatusCode::NO_CONTENT)
+        let heard = match (session, relayed) {
+            (Some(session), _) => {
+                session.take(texts).await;
+                true
+            }
+            (None, Some(relayed)) => relayed.hear(texts).await.unwrap_or_default(),
+            (None, None) => false,
+        };
+        if heard { status(StatusCode::NO_CONTENT) } else { no_session() }
     }
 
     fn find(&self, name: &str) -> Option<Arc<Session>> {
@@ -200,15 +243,40 @@ impl Sessions {
         (!ended).then_some(session)
     }
 
-    /// Drops those that have ended, or that nobody reads from any more; their loops close them then.
-    fn sweep(&self) {
+    /// Drops those that have ended, or that nobody reads from any more; their loops close them then. Returns their names.
+    fn sweep(&self) -> Vec<Box<str>> {
         let over = |session: &Session| {
             let line = session.line();
             line.ended || line.unread_since.is_some_and(|since| since.elapsed() >= UNREAD_MAX)
         };
         let all: Vec<_> = locked(&self.by_name).iter().map(|(name, session)| (name.clone(), session.clone())).collect();
-        for (name, _) in all.iter().filter(|(_, session)| over(session)) {
-            locked(&self.by_name).remove(name);
+        let gone: Vec<_> = all.into_iter().filter(|(_, session)| over(session)).map(|(name, _)| name).collect();
+        gone.iter().for_each(|name| _ = locked(&self.by_name).remove(name));
+        gone
+    }
+}
+
+#[async_trait]
+impl Answers for Sessions {
+    async fn answer(&self, question: Question) -> Answer {
+        let (Question::Read { session, .. } | Question::Hear { session, .. }) = &question;
+        let Some(session) = self.find(session) else { return Answer::Unknown };
+        match question {
+            Question::Hear { texts, .. } => {
+                session.take(texts).await;
+                Answer::Heard
+            }
+            Question::Read { units, beat_ms, .. } => {
+                session.hear(Vec::new()).await;
+                let way = units.map_or(Way::Poll, |units| Way::Stream { units });
+                let mut reading = Reading::begin(session, way);
+                reading.heartbeat = Box::pin(tokio::time::sleep(Duration::from_millis(beat_ms)));
+                match tokio::time::timeout(WAIT, poll_fn(|cx| reading.poll_read(cx))).await {
+                    Ok(Some(frames)) => Answer::Frames(frames),
+                    Ok(None) => Answer::End,
+                    Err(_) => Answer::Nothing,
+                }
+            }
         }
     }
 }
@@ -231,6 +299,14 @@ impl<'p> Call<'p> {
 }
 
 impl Session {
+    /// Takes what its client said in a request; nothing is a sign of life.
+    async fn take(&self, texts: Vec<String>) {
+        if texts.is_empty() {
+            self.line().answer_ping();
+        }
+        self.hear(texts).await;
+    }
+
     /// Passes on what its client said.
     async fn hear(&self, texts: Vec<String>) {
         // Without a key it has not been adopted yet, and its client has heard nothing that it could answer.
@@ -247,7 +323,7 @@ impl Session {
 
 /// How a request reads.
 #[derive(Debug)]
-enum Way {
+pub enum Way {
     /// On and on, as far as its client keeps what it gets.
     Stream { units: usize },
     /// What there is, or the next that comes.
@@ -395,6 +471,10 @@ fn refuse(why: StatusCode, message: &'static str) -> Response<Body> {
     let mut response = status(why);
     *response.body_mut() = Full::from(format!("{message}\n")).into();
     response
+}
+
+fn no_session() -> Response<Body> {
+    refuse(StatusCode::NOT_FOUND, "there is no such session")
 }
 
 fn preflight() -> Response<Body> {

@@ -28,6 +28,7 @@ mod presence;
 mod presence_tests;
 mod record;
 mod refusal;
+mod relay;
 #[allow(dead_code)]
 mod revocations;
 mod ring;

@@ -9,6 +9,7 @@ use fanfare_hub::{BrokerEvents, ChannelKey, Hub, StoreError};
 use super::broker::{Ears, RedisBroker};
 use super::limits::RedisLimits;
 use super::presence::RedisPresence;
+use super::relay::Relay;
 use super::revocations::Revocations;
 use super::{CallError, LinkEvents, Redis, StartError, UnitIx};
 use crate::apps::Apps;
@@ -22,6 +23,8 @@ pub struct Shared {
     pub broker: RedisBroker,
     /// Knows who is here.
     pub presence: RedisPresence,
+    /// Knows which node has which session, and asks it.
+    pub relay: Relay,
 }
 
 /// Why a node could not join the others.
@@ -49,13 +52,16 @@ struct Others {
     presence: RedisPresence,
     revocations: Revocations,
     limits: RedisLimits,
+    relay: Relay,
 }
 
 #[async_trait]
 impl LinkEvents for Listeners {
     async fn message(&self, unit: UnitIx, channel: &[u8], payload: Bytes) {
-        if let Some(Others { revocations, limits, .. }) = self.others.get()
-            && (revocations.message(channel, &payload) || limits.message(unit, channel, &payload))
+        if let Some(Others { revocations, limits, relay, .. }) = self.others.get()
+            && (revocations.message(channel, &payload)
+                || limits.message(unit, channel, &payload)
+                || relay.message(unit, channel, &payload))
         {
             return;
         }
@@ -67,7 +73,7 @@ impl LinkEvents for Listeners {
     }
 
     async fn up(&self, unit: UnitIx, generation: u64) {
-        if let Some(Others { presence, revocations, limits }) = self.others.get() {
+        if let Some(Others { presence, revocations, limits, .. }) = self.others.get() {
             presence.up(unit, generation);
             revocations.up(unit);
             limits.up(unit);
@@ -89,14 +95,21 @@ impl Shared {
         let presence = RedisPresence::start(redis.clone()).await?;
         let revocations = Revocations::new(redis.clone(), tokens.clone());
         let limits = RedisLimits::new(presence.clone(), apps);
-        let others = Others { presence: presence.clone(), revocations: revocations.clone(), limits: limits.clone() };
+        let relay = Relay::new(redis.clone());
+        let others = Others {
+            presence: presence.clone(),
+            revocations: revocations.clone(),
+            limits: limits.clone(),
+            relay: relay.clone(),
+        };
         listeners.others.set(others).unwrap_or_else(|_| unreachable!("it is set here only"));
         // From here on they are told what they listen for.
         revocations.start().await?;
         tokens.share(Arc::new(revocations));
         limits.start().await?;
+        relay.start().await?;
         let broker = RedisBroker::start(redis, &listeners.ears, events).await?;
-        Ok(Shared { broker, presence })
+        Ok(Shared { broker, presence, relay })
     }
 
     /// Tells this node's subscribers what other nodes left untold, from now on.
