@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use support::redis::Redis;
 use support::{APP_ID, Certificate, KEY, SECRET, Server, one_app};
 
 /// The toggles that some calls need on. Everything else is as a new user finds it.
@@ -33,6 +34,16 @@ fn pusher_js_in_node_over_xhr_streaming() {
 #[test]
 fn pusher_js_in_node_over_xhr_polling() {
     run(over("xhr_polling", "pusher-js.mjs", &Server::start(&one_app(FEATURES))));
+}
+
+#[test]
+fn pusher_js_over_xhr_streaming_whose_requests_go_to_any_of_three_nodes() {
+    run(Nodes::start().over("xhr_streaming", "pusher-js.mjs"));
+}
+
+#[test]
+fn pusher_js_over_xhr_polling_whose_requests_go_to_any_of_three_nodes() {
+    run(Nodes::start().over("xhr_polling", "pusher-js.mjs"));
 }
 
 #[test]
@@ -193,6 +204,43 @@ fn the_demo_page_and_a_restart(kind: &str, signal: &str) {
     let comment = r#"{"id":"away","by":"carl","name":"Carl","text":"while away","sent_ms":0}"#;
     restart.server.publish("presence-demo", "comment", comment);
     restart.end();
+}
+
+/// Three nodes, and a load balancer in front of them that sends each request to the next one.
+struct Nodes {
+    nodes: [Server; 3],
+    balancer: Child,
+    port: String,
+    _redis: Redis,
+}
+
+impl Nodes {
+    fn start() -> Nodes {
+        let redis = Redis::standalone();
+        let config = format!("{}\n[redis]\nservers = [\"{}\"]\n", one_app(FEATURES), redis.url());
+        let nodes = [(); 3].map(|()| Server::start(&config));
+        let ports = nodes.iter().map(|node| node.addr.port().to_string());
+        let mut command = Command::new("node");
+        command.arg("round-robin.mjs").args(ports).current_dir(clients()).stdout(Stdio::piped());
+        let mut balancer = command.spawn().expect("node starts");
+        let mut said = BufReader::new(balancer.stdout.take().expect("stdout is piped")).lines();
+        let port = said.next().expect("it says where it listens").expect("a line");
+        Nodes { nodes, balancer, port, _redis: redis }
+    }
+
+    fn over(&self, transport: &str, driver: &str) -> Command {
+        let mut command = over(transport, driver, &self.nodes[0]);
+        command.env("FANFARE_PORT", &self.port);
+        command
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.balancer.kill();
+        let _ = self.balancer.wait();
+    }
 }
 
 /// A driver whose server is restarted under it, on the same address and with the same data.
