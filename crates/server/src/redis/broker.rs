@@ -234,7 +234,7 @@ impl Inner {
             if !read.recovered && !watch.is_gone() {
                 let before = read.entries.first().map_or(read.tip, |oldest| before(oldest.tip));
                 let mark = before.mark(self.stamps.settled(watch.unit, before.stamp));
-                tracing::info!(channel = watch.key.as_str(), "gap");
+                tracing::debug!(channel = watch.key.as_str(), "gap");
                 self.events.gap(&watch.key, mark).await;
                 watch.saw(before);
             }

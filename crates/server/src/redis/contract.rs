@@ -5,18 +5,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use fanfare_hub::{Broker, BrokerEvents};
 
+use super::Redis;
 use super::broker::{Ears, RedisBroker};
-use super::tests::support::{Cluster, Redis as Server};
-use super::{LinkEvents, Redis};
-use crate::config::test_config;
+use super::tests::support::Redis as Server;
+use crate::config::{RedisSettings, test_redis};
 
 /// A broker that nobody used before, on servers that others may use.
 async fn start(servers: &str, events: Arc<dyn BrokerEvents>) -> Arc<dyn Broker> {
     static INSTALLATIONS: AtomicU32 = AtomicU32::new(0);
     let n = INSTALLATIONS.fetch_add(1, Ordering::Relaxed);
-    let config = test_config(&format!("[redis]\n{servers}\nprefix = \"contract-{n}\"\n"));
+    let settings = RedisSettings { prefix: format!("contract-{n}").into(), ..test_redis(servers) };
     let ears = Arc::new(Ears::default());
-    let redis = Redis::start(&config.redis.expect("configured"), ears.clone()).await.expect("the servers serve");
+    let redis = Redis::start(&settings, ears.clone()).await.expect("the servers serve");
     Arc::new(RedisBroker::start(redis, &ears, events).await.expect("the servers answer"))
 }
 
@@ -25,19 +25,26 @@ async fn keeps_the_contract(servers: &str) {
     fanfare_hub::broker_contract!(in_turn fresh);
 }
 
-fn listed(servers: &[Server]) -> String {
-    let urls: Vec<_> = servers.iter().map(|server| format!("{:?}", server.url())).collect();
-    format!("servers = [{}]", urls.join(", "))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_on_one_server_keeps_the_contract() {
-    let server = [Server::standalone()];
-    keeps_the_contract(&listed(&server)).await;
+    let server = Server::standalone();
+    keeps_the_contract(&server.url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_on_two_servers_keeps_the_contract() {
     let servers = Server::pair();
-    keeps_the_contract(&listed(&servers)).await;
+    keeps_the_contract(&servers.each_ref().map(Server::url).join(",")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_on_what_sentinels_watch_keeps_the_contract() {
+    let group = Server::sentinel();
+    keeps_the_contract(&group.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_on_a_cluster_keeps_the_contract() {
+    let cluster = Server::cluster();
+    keeps_the_contract(&cluster.url()).await;
 }

@@ -12,6 +12,8 @@
 //! Not here: what the scripts do (`broker`, `presence`).
 
 pub mod broker;
+#[cfg(test)]
+mod broker_tests;
 mod channels;
 mod cluster;
 mod commands;

@@ -113,6 +113,16 @@ impl Streams {
         self.redis.key(unit, &format!("c:{}", key.as_str()))
     }
 
+    /// The keys that a script uses of a channel, its meta first, by their letters in `channel.lua`. The scripts make the others out of
+    /// that one; they are named so that a server whose slot is on its way elsewhere refuses while it has only some of them.
+    fn keys(&self, unit: UnitIx, key: &ChannelKey, letters: &str) -> Vec<Vec<u8>> {
+        let name = |letter| match letter {
+            'b' | 't' => self.redis.key(unit, &format!("{letter}:{}", key.app())),
+            _ => self.redis.key(unit, &format!("{letter}:{}", key.as_str())),
+        };
+        letters.chars().map(name).collect()
+    }
+
     /// Publishes, and stores if it is to be remembered in any way.
     pub async fn publish(
         &self,
@@ -122,10 +132,9 @@ impl Streams {
         post: &Post,
     ) -> Result<Outcome, CallError> {
         let unit = self.unit_of(key);
-        let name = self.name(unit, key);
         if *post == Post::TRANSIENT {
             let payload = [b";", &*record].concat();
-            let receivers = self.redis.publish(unit, &name, &payload).await?;
+            let receivers = self.redis.publish(unit, &self.name(unit, key), &payload).await?;
             return Ok(Outcome { tip: None, receivers, repeated: false });
         }
         let rule = post.keep.history.unwrap_or(HistoryRule::NOTHING);
@@ -142,7 +151,7 @@ impl Streams {
             millis(window),
             word.into(),
         ];
-        let answer = self.call(unit, &PUBLISH, vec![name], args).await?;
+        let answer = self.call(unit, &PUBLISH, self.keys(unit, key, "chlbt"), args).await?;
         let [epoch, offset, stamp, receivers, repeated] = numbers(&answer)?;
         let tip = (offset > 0).then_some(Tip { position: StreamPosition { epoch, offset }, stamp });
         Ok(Outcome { tip, receivers, repeated: repeated > 0 })
@@ -173,7 +182,7 @@ impl Streams {
                 args.extend(["refill".into(), epoch.to_string().into(), offset.to_string().into()]);
             }
         }
-        let answer = self.call(unit, &HISTORY, vec![self.name(unit, key)], args).await?;
+        let answer = self.call(unit, &HISTORY, self.keys(unit, key, "chbt"), args).await?;
         read_history(answer)
     }
 
@@ -204,7 +213,7 @@ impl Streams {
     /// Forgets what a channel has stored, and begins a new epoch.
     pub async fn clear(&self, key: &ChannelKey) -> Result<(Tip, u64), CallError> {
         let unit = self.unit_of(key);
-        let answer = self.call(unit, &CLEAR, vec![self.name(unit, key)], Vec::new()).await?;
+        let answer = self.call(unit, &CLEAR, self.keys(unit, key, "chlbt"), Vec::new()).await?;
         let [epoch, stamp, present] = numbers(&answer)?;
         Ok((Tip { position: StreamPosition { epoch, offset: 0 }, stamp }, present))
     }
@@ -212,7 +221,7 @@ impl Streams {
     /// A cache channel's newest event, and for how long it will be that.
     pub async fn cached(&self, key: &ChannelKey) -> Result<Option<(Entry, Duration)>, CallError> {
         let unit = self.unit_of(key);
-        let answer = self.call(unit, &CACHED, vec![self.name(unit, key)], Vec::new()).await?;
+        let answer = self.call(unit, &CACHED, self.keys(unit, key, "cl"), Vec::new()).await?;
         match &answer {
             Value::Array(values) if values.is_empty() => Ok(None),
             Value::Array(values) => match values.as_slice() {
@@ -230,11 +239,11 @@ impl Streams {
         &self,
         unit: UnitIx,
         script: &Script,
-        names: Vec<Vec<u8>>,
+        keys: Vec<Vec<u8>>,
         args: Vec<Vec<u8>>,
     ) -> Result<Value, CallError> {
         let args = [vec![self.redis.key(unit, "")], args].concat();
-        self.redis.call(unit, script, &names, &args).await
+        self.redis.call(unit, script, &keys, &args).await
     }
 }
 

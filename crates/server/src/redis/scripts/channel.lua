@@ -1,6 +1,7 @@
 -- What every script about channels begins with. It is put before each of them, after the shebang.
 --
--- KEYS: 1 the unit's fence, 2 its stamp, 3… the channels' metas, `{prefix}c:{app}/{name}`.
+-- KEYS: 1 the unit's fence, 2 its stamp, 3 the channel's meta, `{prefix}c:{app}/{name}`, and then its other keys; or 3… the metas of
+--   several channels.
 -- ARGV: 1 the generation that the caller knows, 2 the prefix of all keys of the unit, 3… as each script says.
 --
 -- A channel's keys, all of one unit:
