@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Answers the unit's generation. A process that has not served this unit before, or was promoted since, may lack what another
 -- one answered for: the generation rises, and whoever still has the old one is refused.
 -- KEYS: fence
