@@ -254,12 +254,13 @@ export class Fanfare {
       const waits = link.transport === 'longpoll' && { wait };
       link.alive(1_000 * (this.#options.openTimeout + (waits ? wait : 0)));
       const response = await this.#get(link, { ...waits, ...(this.#sid && { sid: this.#sid }) });
-      const { messages, cursor, recovered, sid } = await response.json();
+      const { messages, cursor, recovered, sid, presence = {} } = await response.json();
       const told = messages.some(({ event }) => event === 'fanfare:gap');
       for (const channel of link.channels) {
-        const event = link.unheard.has(channel) ? 'subscribed' : recovered === false && !told && 'gap';
+        const anew = link.unheard.has(channel) || presence[channel];
+        const event = anew ? 'subscribed' : recovered === false && !told && 'gap';
         if (event) {
-          this.#hear(link, { event: `fanfare:${event}`, channel, recovered });
+          this.#hear(link, { event: `fanfare:${event}`, channel, recovered, presence: presence[channel] });
         }
       }
       this.#sid = sid ?? this.#sid;

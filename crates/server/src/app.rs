@@ -6,7 +6,6 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,6 +33,7 @@ use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, Loops, Occupancy, Order, Returned, Settings, shard_loop};
 use crate::metrics::{Admin, Answers};
+use crate::readiness::{Readiness, Unready};
 use crate::redis::shared::Shared;
 use crate::tokens::Tokens;
 use crate::{config, demo, push_stream};
@@ -70,6 +70,7 @@ struct Node {
     hub: Hub,
     /// Other nodes that may have sessions.
     neighbours: Option<Arc<dyn Neighbours>>,
+    readiness: Readiness,
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
     gatekeeper: Gatekeeper,
@@ -130,6 +131,7 @@ impl Node {
             Some((journal, text)) => Tokens::kept_in(journal, &text),
             None => Tokens::default(),
         };
+        let readiness = Readiness::default();
         let (hub, memory, neighbours) = match &config.redis {
             None => {
                 let broker = memory_broker(routes.clone(), data.as_ref());
@@ -139,6 +141,7 @@ impl Node {
                 let shared = Shared::start(settings, routes.clone(), apps.clone(), tokens.clone()).await?;
                 let hub = start_hub(routes, shared.broker.clone(), shared.presence.clone());
                 shared.attend(&hub, apps.clone());
+                tokio::spawn(shared.clone().watch(readiness.clone()));
                 let relay: Arc<dyn Neighbours> = Arc::new(shared.relay);
                 (hub, None, Some(relay))
             }
@@ -163,6 +166,7 @@ impl Node {
             data,
             memory,
             neighbours,
+            readiness,
             hub,
             loops,
             threads,
@@ -181,7 +185,7 @@ impl Node {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut reloads = config::watch(self.source, self.config.clone())?;
         let (stop, stopping) = watch::channel(false);
-        let ready = Arc::new(AtomicBool::new(true));
+        let readiness = self.readiness;
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
         let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), &self.config);
         let mut revocations = self.tokens.changes();
@@ -209,7 +213,7 @@ impl Node {
         let door = Door::new(self.gatekeeper, loops, public, tls, self.neighbours, stopping, last);
         let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells = self.loops.iter().map(|handle| handle.stats.clone()).collect();
-        let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, ready.clone()));
+        let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, readiness.clone()));
         // The admin listener outlives the drain, so that it can be watched.
         let (end, ending) = watch::channel(false);
         tokio::spawn(door::serve_only(self.admin, metrics, ending));
@@ -234,7 +238,7 @@ impl Node {
             }
         }
         tracing::info!(drain_s = self.config.drain_s, "stopping; a second signal ends at once");
-        ready.store(false, Ordering::Relaxed);
+        readiness.set(Unready::Stopping, true);
         stop.send_replace(true);
         self.hub.part();
         tokio::select! {

@@ -15,6 +15,7 @@ mod leases;
 mod limits;
 mod metrics;
 mod push_stream;
+mod readiness;
 mod redis;
 mod tokens;
 

@@ -4,7 +4,7 @@
 
 use std::fmt::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -22,13 +22,13 @@ use prometheus_client::registry::Registry;
 use crate::apps::Apps;
 use crate::edge::door::Http;
 use crate::edge::{Body, LoopStats, Snapshot};
+use crate::readiness::Readiness;
 
 /// The admin listener: `/metrics`, `/healthz`, `/readyz`.
 #[derive(Debug)]
 pub struct Admin {
     registry: Registry,
-    /// Whether new connections are welcome: false from the moment the server is told to stop.
-    ready: Arc<AtomicBool>,
+    readiness: Readiness,
 }
 
 /// Answers to plain HTTP requests, by the first digit of their status.
@@ -44,10 +44,10 @@ impl Answers {
 
 impl Admin {
     /// Serves the sums of these cells.
-    pub fn new(apps: Apps, cells: Vec<Arc<LoopStats>>, answers: Arc<Answers>, ready: Arc<AtomicBool>) -> Self {
+    pub fn new(apps: Apps, cells: Vec<Arc<LoopStats>>, answers: Arc<Answers>, readiness: Readiness) -> Self {
         let mut registry = Registry::with_prefix("fanfare");
         registry.register_collector(Box::new(Cells { apps, cells, answers }));
-        Admin { registry, ready }
+        Admin { registry, readiness }
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
@@ -67,8 +67,10 @@ impl Http for Admin {
         let response = match request.uri().path() {
             "/metrics" => self.metrics(),
             "/healthz" => plain(StatusCode::OK, "ok"),
-            "/readyz" if self.ready.load(Ordering::Relaxed) => plain(StatusCode::OK, "ready"),
-            "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            "/readyz" => match self.readiness.unready() {
+                None => plain(StatusCode::OK, "ready"),
+                Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),
+            },
             _ => plain(StatusCode::NOT_FOUND, "expected /metrics, /healthz or /readyz"),
         };
         response.map(Body::from)

@@ -1,10 +1,13 @@
 //! All that nodes share over Redis, started together: the links tell each part what they hear.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use fanfare_hub::{BrokerEvents, ChannelKey, Hub, StoreError};
+
+use tokio::time::{Instant, sleep};
 
 use super::broker::{Ears, RedisBroker};
 use super::limits::RedisLimits;
@@ -14,11 +17,17 @@ use super::revocations::Revocations;
 use super::{CallError, LinkEvents, Redis, StartError, UnitIx};
 use crate::apps::Apps;
 use crate::config::RedisSettings;
+use crate::readiness::{Readiness, Unready};
 use crate::tokens::Tokens;
+
+/// How long a server may be away before newcomers are sent elsewhere, and how often that is looked at.
+const AWAY_MAX: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What this node shares with others. Cheap to clone.
 #[derive(Clone)]
 pub struct Shared {
+    redis: Redis,
     /// Carries publications.
     pub broker: RedisBroker,
     /// Knows who is here.
@@ -108,8 +117,21 @@ impl Shared {
         tokens.share(Arc::new(revocations));
         limits.start().await?;
         relay.start().await?;
-        let broker = RedisBroker::start(redis, &listeners.ears, events).await?;
-        Ok(Shared { broker, presence, relay })
+        let broker = RedisBroker::start(redis.clone(), &listeners.ears, events).await?;
+        Ok(Shared { redis, broker, presence, relay })
+    }
+
+    /// Sends newcomers to other nodes while a server is away from this one, for as long as the process runs. Those who are here
+    /// stay: a failover is over before they would be anywhere else.
+    pub async fn watch(self, readiness: Readiness) {
+        let mut up_at = Instant::now();
+        loop {
+            sleep(LOOK_EVERY).await;
+            if self.redis.units().all(|unit| self.redis.is_up(unit)) {
+                up_at = Instant::now();
+            }
+            readiness.set(Unready::RedisAway, up_at.elapsed() > AWAY_MAX);
+        }
     }
 
     /// Tells this node's subscribers what other nodes left untold, from now on.
