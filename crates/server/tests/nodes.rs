@@ -6,5 +6,7 @@
 mod support;
 
 mod nodes {
+    mod gaps;
+    mod passing;
     mod roles;
 }

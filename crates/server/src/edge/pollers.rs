@@ -203,7 +203,8 @@ impl Session {
             opening: listen.channels.len(),
             messages: VecDeque::new(),
             cursor: None,
-            recovered: None,
+            // It goes on from a session that is not here, and does not say where that was.
+            recovered: (listen.sid.is_some() && listen.since.is_none()).then_some(false),
             rosters: Vec::new(),
             over: None,
         }
