@@ -7,7 +7,9 @@ import PusherHttp from 'pusher';
 import PusherJs from 'pusher-js';
 import { PATIENCE_MS, test as runTest, within } from './runner.mjs';
 
-const { FANFARE_HOST, FANFARE_PORT, FANFARE_APP_ID, FANFARE_KEY, FANFARE_SECRET, FANFARE_TLS, FANFARE_TRANSPORT } = process.env;
+const {
+  FANFARE_HOST, FANFARE_PORT, FANFARE_PORTS, FANFARE_APP_ID, FANFARE_KEY, FANFARE_SECRET, FANFARE_TLS, FANFARE_TRANSPORT,
+} = process.env;
 
 export const host = FANFARE_HOST;
 export const port = Number(FANFARE_PORT);
@@ -36,6 +38,9 @@ export function apiWith(options) {
 /** A port where nobody listens, as behind a firewall that lets HTTP through and nothing else. */
 const BLOCKED_PORT = 1;
 
+/** The nodes that clients connect to, in turn. What is asked of the API is asked of the first. */
+const ports = FANFARE_PORTS?.split(',').map(Number) ?? [port];
+
 /** Where pusher-js finds the server. Only one transport, so that a failure is not hidden by another. */
 export const address = {
   cluster: '',
@@ -48,6 +53,13 @@ export const address = {
   forceTLS: tls,
   enabledTransports: [transport],
 };
+
+/** The ports of the next node in turn. */
+function nextNode() {
+  ports.push(ports.shift());
+  const [node] = ports;
+  return { httpPort: node, httpsPort: node, ...(transport === 'ws' && { wsPort: node, wssPort: node }) };
+}
 
 let clients = [];
 
@@ -66,6 +78,7 @@ export function test(name, body) {
 export function client({ member, user, ...options } = {}) {
   const made = new PusherJs(key, {
     ...address,
+    ...nextNode(),
     channelAuthorization: {
       customHandler: ({ socketId, channelName }, callback) =>
         answer(callback, () => {

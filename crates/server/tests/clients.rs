@@ -53,6 +53,17 @@ fn pusher_js_falls_back_by_itself() {
 }
 
 #[test]
+fn pusher_js_in_node_on_two_nodes() {
+    let servers = Redis::pair();
+    let redis = servers.each_ref().map(Redis::url).join(",");
+    let nodes = support::Nodes::start(&redis, 2, &one_app(FEATURES));
+    let mut driver = node_command("pusher-js.mjs", nodes.node(0));
+    let ports: Vec<_> = nodes.addrs().iter().map(|addr| addr.port().to_string()).collect();
+    driver.env("FANFARE_PORTS", ports.join(","));
+    run(driver);
+}
+
+#[test]
 fn pusher_js_in_node_over_tls() {
     let certificate = Certificate::new();
     run(secretly(&certificate, "ws", "pusher-js.mjs", &secret_server(&certificate)));

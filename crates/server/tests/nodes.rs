@@ -7,6 +7,8 @@ mod support;
 
 mod nodes {
     mod gaps;
+    mod limits;
     mod passing;
+    mod presence;
     mod roles;
 }

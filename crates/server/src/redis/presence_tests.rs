@@ -274,6 +274,21 @@ async fn what_a_server_lost_is_entered_again_and_is_no_news() {
 }
 
 #[tokio::test]
+async fn what_comes_back_with_older_data_is_taken_out() {
+    let mut server = fixture::Redis::standalone();
+    let urls = [server.url()];
+    let (node, told) = living(&urls).await;
+    for (b, user) in [(1, "ann"), (2, "bob")] {
+        join(&node, user, b).await;
+    }
+    server.run(&["SAVE"]);
+    assert_eq!(left(&node, 1).await.as_deref(), Some("ann"));
+    server.restart();
+    told.becomes(&["left 1/presence-room ann"]).await;
+    assert_eq!(users(&node).await, ["bob"]);
+}
+
+#[tokio::test]
 async fn a_node_that_was_taken_for_dead_enters_again_and_tells_so() {
     let server = fixture::Redis::standalone();
     let urls = [server.url()];

@@ -6,14 +6,14 @@
 -- {'f', app/user}; and the generation.
 
 local lease_ms, budget, mode = ARGV[4], tonumber(ARGV[5]), ARGV[6]
-local lease = redis.call('ZSCORE', key('nodes'), node)
+local lease = redis.call('ZSCORE', key('leases'), node)
 if mode == 'beat' and not (lease and tonumber(lease) > now_ms) then
   return false
 end
-redis.call('ZADD', key('nodes'), now_ms + lease_ms, node)
+redis.call('ZADD', key('leases'), now_ms + lease_ms, node)
 
 local changes, more = {}, 0
-for _, dead in ipairs(redis.call('ZRANGE', key('nodes'), '-inf', now_ms, 'BYSCORE')) do
+for _, dead in ipairs(redis.call('ZRANGE', key('leases'), '-inf', now_ms, 'BYSCORE')) do
   local entries = budget > 0 and redis.call('SPOP', key('e:' .. dead), budget) or {}
   budget = budget - #entries
   for _, entry in ipairs(entries) do
@@ -35,7 +35,7 @@ for _, dead in ipairs(redis.call('ZRANGE', key('nodes'), '-inf', now_ms, 'BYSCOR
     end
   end
   if redis.call('EXISTS', key('e:' .. dead)) == 0 then
-    redis.call('ZREM', key('nodes'), dead)
+    redis.call('ZREM', key('leases'), dead)
   else
     more = 1
   end

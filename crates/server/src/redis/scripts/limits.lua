@@ -1,15 +1,16 @@
--- Shares of apps' limits. Keys of a unit: l:APP, hash: node -> "GRANTED USED" connections; z:APP, for a moment the node that
--- lacks what others do not use; t:APP, hash: the bucket's debt in thousandths of a token, and when that was.
+-- Shares of apps' limits. Keys of a unit: g:APP, hash: node -> "GRANTED USED" connections; z:APP, for a moment the node that
+-- lacks what others do not use; r:APP, hash: the bucket's debt in thousandths of a token, and when that was.
 -- ARGV: generation, prefix, node, channel of scarcity, how to publish, then acts of six each:
 --   c   app, limit, used, wanted, -   -> {granted, nodes that share it}
 --   t   app, rate per s, given back, taken, taken ahead if there is   -> {1, taken ahead} or {0, ms to wait}
 
 local function connections(app, limit, used, wanted)
-  local grants, others, others_used, nodes = key('l:' .. app), 0, 0, 1
+  local grants, others, others_used, nodes = key('g:' .. app), 0, 0, 1
   local held = redis.call('HGETALL', grants)
   for i = 1, #held, 2 do
     if held[i] ~= node then
-      if redis.call('ZSCORE', key('nodes'), held[i]) then
+      local is_before = held[i]:sub(1, #ARGV[3]) == ARGV[3]
+      if not is_before and redis.call('ZSCORE', key('leases'), held[i]) then
         local granted, in_use = held[i + 1]:match('^(%d+) (%d+)$')
         others, others_used, nodes = others + granted, others_used + in_use, nodes + 1
       else
@@ -33,7 +34,7 @@ local function connections(app, limit, used, wanted)
 end
 
 local function tokens(app, rate, back, n, ahead)
-  local bucket = key('t:' .. app)
+  local bucket = key('r:' .. app)
   local owed, seen = unpack(redis.call('HMGET', bucket, 'owed', 'seen'))
   owed = math.max(0, (tonumber(owed) or 0) - (now_ms - (tonumber(seen) or now_ms)) * rate - back * 1000)
   -- A full bucket lends what it lacks, as more than a second's worth could otherwise never be had.

@@ -1,5 +1,5 @@
 -- What the presence scripts have in common. Keys of a unit, after its prefix:
---   nodes        zset: a node's incarnation -> until when its lease holds, in ms
+--   leases       zset: a node -> until when its lease holds, in ms
 --   e:NODE       set of what the node has entered: "mSOCKET CHANNEL", "cCHANNEL", "uSOCKET APP/USER"
 --   p:CHANNEL    hash: "sSOCKET" -> "NODE USER", "uUSER" -> "SOCKETS INFO"
 --   o:CHANNEL    zset: user -> the version at which it joined
@@ -7,13 +7,15 @@
 --   n:CHANNEL    hash: node -> its subscribers
 --   a:APP        zset of the names of occupied channels
 --   w:APP/USER   hash: a socket that signed in -> its node
--- CHANNEL is APP/NAME. ARGV: generation, prefix, the node's incarnation, then as the script says.
+-- CHANNEL is APP/NAME. A node is an incarnation in a generation: where a server may have lost something, or have something back
+-- that was taken out, each node begins anew, takes over what it still has, and the rest ends with the lease of before.
+-- ARGV: generation, prefix, the node's incarnation, then as the script says.
 
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then
   return redis.error_reply('FENCED generation')
 end
 
-local node = ARGV[3]
+local node = ARGV[3] .. ':' .. ARGV[1]
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -24,7 +26,7 @@ end
 -- A node whose lease is not known may be known at once as one whose lease has ended: either it beats soon, and enters all
 -- that it has again, or what it enters now is taken out.
 local function entering()
-  redis.call('ZADD', key('nodes'), 'NX', now_ms, node)
+  redis.call('ZADD', key('leases'), 'NX', now_ms, node)
 end
 
 local function stamp()
