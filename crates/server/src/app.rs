@@ -5,9 +5,10 @@
 //! over the drain time, what was accepted is delivered, histories are written. A second signal ends the process at once.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fanfare_hub::hub::{LOOPS_MAX, Routes};
@@ -31,9 +32,10 @@ use crate::edge::neighbours::Neighbours;
 use crate::edge::shard_loop::Kit;
 use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
-use crate::edge::{Body, LoopHandle, Loops, Occupancy, Order, Returned, Settings, shard_loop};
+use crate::edge::{Body, LoopHandle, LoopStats, Loops, Occupancy, Order, Returned, Settings, Snapshot, shard_loop};
 use crate::metrics::{Admin, Answers};
 use crate::readiness::{Readiness, Unready};
+use crate::redis::nodes::Report;
 use crate::redis::shared::Shared;
 use crate::tokens::Tokens;
 use crate::{config, demo, push_stream};
@@ -67,9 +69,9 @@ struct Node {
     data: Option<DataDir>,
     /// The broker whose histories a restart needs; shared servers keep their own.
     memory: Option<MemoryBroker>,
+    /// What it shares with other nodes.
+    shared: Option<Shared>,
     hub: Hub,
-    /// Other nodes that may have sessions.
-    neighbours: Option<Arc<dyn Neighbours>>,
     readiness: Readiness,
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
@@ -132,7 +134,7 @@ impl Node {
             None => Tokens::default(),
         };
         let readiness = Readiness::default();
-        let (hub, memory, neighbours) = match &config.redis {
+        let (hub, memory, shared) = match &config.redis {
             None => {
                 let broker = memory_broker(routes.clone(), data.as_ref());
                 (start_hub(routes, broker.clone(), MemoryPresence::default()), Some(broker), None)
@@ -142,8 +144,7 @@ impl Node {
                 let hub = start_hub(routes, shared.broker.clone(), shared.presence.clone());
                 shared.attend(&hub, apps.clone());
                 tokio::spawn(shared.clone().watch(readiness.clone()));
-                let relay: Arc<dyn Neighbours> = Arc::new(shared.relay);
-                (hub, None, Some(relay))
+                (hub, None, Some(shared))
             }
         };
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
@@ -165,7 +166,7 @@ impl Node {
             tokens,
             data,
             memory,
-            neighbours,
+            shared,
             readiness,
             hub,
             loops,
@@ -210,10 +211,13 @@ impl Node {
             }
             None => None,
         };
-        let door = Door::new(self.gatekeeper, loops, public, tls, self.neighbours, stopping, last);
+        let relay = |shared: &Shared| -> Arc<dyn Neighbours> { Arc::new(shared.relay.clone()) };
+        let neighbours = self.shared.as_ref().map(relay);
+        let door = Door::new(self.gatekeeper, loops, public, tls, neighbours, stopping, last);
         let mut door = tokio::spawn(door.run(self.public, self.returned));
-        let cells = self.loops.iter().map(|handle| handle.stats.clone()).collect();
-        let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, readiness.clone()));
+        let cells: Vec<_> = self.loops.iter().map(|handle| handle.stats.clone()).collect();
+        let nodes = self.shared.map(|shared| shared.report(report(http, &self.config, cells.clone())));
+        let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, readiness.clone(), nodes.clone()));
         // The admin listener outlives the drain, so that it can be watched.
         let (end, ending) = watch::channel(false);
         tokio::spawn(door::serve_only(self.admin, metrics, ending));
@@ -252,8 +256,28 @@ impl Node {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        if let Some(nodes) = nodes {
+            nodes.leave().await;
+        }
         end.send_replace(true);
         Ok(())
+    }
+}
+
+/// What this node says of itself to others.
+fn report(http: SocketAddr, config: &Config, cells: Vec<Arc<LoopStats>>) -> impl Fn() -> Report + Send + use<> {
+    let (role, began) = (config.role.to_string(), Instant::now());
+    move || {
+        let mut sum = Snapshot::default();
+        cells.iter().for_each(|cells| sum.add(cells));
+        Report {
+            listen: http.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: role.clone(),
+            uptime_s: began.elapsed().as_secs(),
+            connections: sum.connections,
+            ..Report::default()
+        }
     }
 }
 

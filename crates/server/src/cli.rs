@@ -5,6 +5,7 @@
 //! Not here: what a verb does beyond reading its arguments (`cli/…`, `app`).
 
 mod access;
+mod cluster;
 mod listing;
 mod publish;
 mod socket;
@@ -32,6 +33,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Serve(args) => serve(args),
         Verb::Check(args) => listing::check(&args.source()),
         Verb::Apps(args) => listing::apps(&args.source()),
+        Verb::Cluster(args) => wait_for(cluster::run(args)),
         Verb::Publish(args) => wait_for(publish::run(args)),
         Verb::Subscribe(args) => wait_for(subscribe::run(args)),
         Verb::Token(args) => token::run(args),
@@ -80,6 +82,8 @@ enum Verb {
     Check(FileArgs),
     /// List the configured apps, without their secrets
     Apps(FileArgs),
+    /// List the nodes that share the configured Redis servers, and those servers
+    Cluster(cluster::ClusterArgs),
     /// Publish one event to a channel
     #[command(after_help = publish::EXAMPLES)]
     Publish(publish::PublishArgs),

@@ -23,6 +23,7 @@ use crate::apps::Apps;
 use crate::edge::door::Http;
 use crate::edge::{Body, LoopStats, Snapshot};
 use crate::readiness::Readiness;
+use crate::redis::nodes::{Nodes, Server};
 
 /// The admin listener: `/metrics`, `/healthz`, `/readyz`.
 #[derive(Debug)]
@@ -44,9 +45,18 @@ impl Answers {
 
 impl Admin {
     /// Serves the sums of these cells.
-    pub fn new(apps: Apps, cells: Vec<Arc<LoopStats>>, answers: Arc<Answers>, readiness: Readiness) -> Self {
+    pub fn new(
+        apps: Apps,
+        cells: Vec<Arc<LoopStats>>,
+        answers: Arc<Answers>,
+        readiness: Readiness,
+        nodes: Option<Nodes>,
+    ) -> Self {
         let mut registry = Registry::with_prefix("fanfare");
         registry.register_collector(Box::new(Cells { apps, cells, answers }));
+        if let Some(nodes) = nodes {
+            registry.register_collector(Box::new(Shards(nodes)));
+        }
         Admin { registry, readiness }
     }
 
@@ -148,6 +158,42 @@ impl Cells {
         for app in self.apps.all() {
             let value = ConstGauge::new(i64::from(app.usage.connections()));
             value.encode(family.encode_family(&[("app", &*app.id)])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What this node sees of the Redis servers, and of those that share them.
+#[derive(Debug)]
+struct Shards(Nodes);
+
+impl Collector for Shards {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), Error> {
+        gauge(&mut to, "nodes", "Nodes that share the Redis servers, this one included", self.0.heard().len() as u64)?;
+        let servers = self.0.servers();
+        let mut family = |name, help, value: fn(&Server) -> f64| -> Result<(), Error> {
+            let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for server in &servers {
+                let value = ConstGauge::new(value(server));
+                value.encode(family.encode_family(&[("server", &*server.server)])?)?;
+            }
+            Ok(())
+        };
+        family("redis_up", "Whether a server serves this node", |server| f64::from(u8::from(server.up)))?;
+        family("redis_units", "Partitions that a server has; 1 outside of a Cluster", |server| server.units as f64)?;
+        let help = "Channels that this node is subscribed to";
+        family("redis_subscriptions", help, |server| server.subscriptions as f64)?;
+        family("redis_channels", "Channels that any node is subscribed to", |server| server.channels as f64)?;
+        let help = "How long a message takes to a server and back";
+        family("redis_lag_seconds", help, |server| server.lag_us as f64 / 1e6)?;
+        family("redis_memory_bytes", "Memory that a server uses", |server| server.memory as f64)?;
+        let help = "Memory that a server may use; 0 = as much as there is";
+        family("redis_memory_max_bytes", help, |server| server.memory_max as f64)?;
+        let help = "How often a connection to a server was lost since this node started";
+        let mut family = to.encode_descriptor("redis_lost", help, None, MetricType::Counter)?;
+        for server in &servers {
+            let value = ConstCounter::new(server.lost);
+            value.encode(family.encode_family(&[("server", &*server.server)])?)?;
         }
         Ok(())
     }

@@ -29,10 +29,13 @@ fn summary(config: &Config, source: &Source) -> String {
     format!("{file}: OK\n  listen {}{tls}, admin {}{push_stream}, {apps}", config.listen, config.admin_listen)
 }
 
-/// Columns as wide as their widest cell.
 fn table(apps: &[AppSettings]) -> String {
-    let head = ["ID", "NAME", "ENABLED", "CLIENT EVENTS", "CONNECTIONS MAX", "KEYS"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(head).chain(apps.iter().map(row)).collect();
+    columns(["ID", "NAME", "ENABLED", "CLIENT EVENTS", "CONNECTIONS MAX", "KEYS"], apps.iter().map(row))
+}
+
+/// Columns as wide as their widest cell.
+pub(super) fn columns<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for row in &rows {

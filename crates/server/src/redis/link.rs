@@ -6,9 +6,11 @@
 use super::LinkEvents;
 use super::commands::Commands;
 use super::dial::{ANSWER_TIMEOUT, Address, DialError, Dialer, Running};
+use super::nodes::Server;
 use super::subscriber::{Subscriber, probe_channel};
 use crate::config::Login;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -48,7 +50,29 @@ pub(super) struct Link {
     /// What was wrong last.
     fault: Mutex<String>,
     doubted: Notify,
+    usage: Mutex<Usage>,
+    /// How often either connection was lost.
+    lost: AtomicU64,
     common: Arc<Common>,
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, Copy, Default)]
+struct Usage {
+    memory: u64,
+    memory_max: u64,
+    channels: u64,
+}
+
+impl Usage {
+    fn read(info: &str) -> Usage {
+        let number = |name| field(info, name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        Usage {
+            memory: number("used_memory"),
+            memory_max: number("maxmemory"),
+            channels: number("pubsubshard_channels"),
+        }
+    }
 }
 
 /// A link with its task.
@@ -66,6 +90,8 @@ impl LiveLink {
             subscriber: watch::Sender::new(None),
             fault: Mutex::default(),
             doubted: Notify::new(),
+            usage: Mutex::default(),
+            lost: AtomicU64::new(0),
             common,
         });
         let task = Running::start({
@@ -139,6 +165,27 @@ impl Link {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What is seen of the server by this node, of whose subscriptions so many are there.
+    pub fn server(&self, units: usize, subscriptions: usize) -> Server {
+        let Usage { memory, memory_max, channels } = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let subscriber = self.subscriber_now();
+        Server {
+            server: self.address.to_string(),
+            up: subscriber.is_some(),
+            units,
+            subscriptions,
+            lag_us: subscriber.map_or(0, |subscriber| subscriber.lag_us()),
+            lost: self.lost.load(Ordering::Relaxed),
+            channels,
+            memory,
+            memory_max,
+        }
+    }
+
+    fn note(&self, info: &str) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Usage::read(info);
+    }
+
     async fn supervise(&self, login: &Login) {
         let mut pause = Pause::default();
         loop {
@@ -171,6 +218,7 @@ impl Link {
         };
         self.commands.send_replace(None);
         self.subscriber.send_replace(None);
+        self.lost.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(server = %self.address, why, "lost Redis");
         self.blame(why);
         Ok(())
@@ -180,6 +228,7 @@ impl Link {
     async fn examine(&self, commands: &Commands) -> Result<Health, DialError> {
         let info: String = redis::from_redis_value(commands.ask(&redis::cmd("INFO")).await?)
             .map_err(|error| DialError::Unfit(error.to_string()))?;
+        self.note(&info);
         let health = Health::read(&info);
         let version = field(&info, "redis_version").unwrap_or("0");
         let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
@@ -204,7 +253,7 @@ impl Link {
     /// Asks how the server is until the answer is bad; returns what was.
     async fn heartbeat(&self, commands: &Commands, known: &Health) -> String {
         let mut command = redis::cmd("INFO");
-        command.arg("replication");
+        command.arg("replication").arg("memory").arg("stats");
         loop {
             let _ = timeout(HEARTBEAT, self.doubted.notified()).await;
             let answer = match timeout(ANSWER_TIMEOUT, commands.ask(&command)).await {
@@ -212,7 +261,7 @@ impl Link {
                 Err(_) => return format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
             };
             match answer.and_then(|value| Ok(redis::from_redis_value::<String>(value)?)) {
-                Ok(info) if Health::read(&info) == *known => {}
+                Ok(info) if Health::read(&info) == *known => self.note(&info),
                 Ok(_) => return "it is no longer the primary that it was".to_owned(),
                 Err(error) => return error.to_string(),
             }
@@ -233,6 +282,7 @@ impl Link {
                         () = self.probe(commands, &subscriber, &mut pause) => "a probe did not come back".to_owned(),
                     };
                     self.subscriber.send_replace(None);
+                    self.lost.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(server = %self.address, why, "lost the subscriptions at Redis");
                     self.blame(why);
                 }
@@ -260,6 +310,7 @@ impl Link {
             if subscriber.probed() == number {
                 number += 1;
             }
+            subscriber.probes();
             let mut publish = redis::cmd(super::PUBLISH);
             publish.arg(probe_channel(&unit, &self.common.node)).arg(number);
             // A server that does not answer is the heartbeat's matter.

@@ -25,6 +25,7 @@ mod leases;
 mod limits;
 mod link;
 mod mirror;
+pub mod nodes;
 mod presence;
 #[cfg(test)]
 mod presence_tests;
@@ -133,6 +134,7 @@ pub struct Redis {
 }
 
 struct Inner {
+    node: String,
     topology: Arc<Topology>,
     ring: Ring,
     _tasks: Vec<Running>,
@@ -150,6 +152,7 @@ impl Redis {
             clustered: matches!(settings.servers, RedisServers::Cluster(_)),
             doubt: Notify::new(),
         });
+        let node = common.node.clone();
         let units = topology::units(settings, 0);
         for unit in &units {
             let _ = unit.subscriptions().want(&subscriber::probe_channel(unit, &common.node));
@@ -160,7 +163,7 @@ impl Redis {
         let mut tasks: Vec<Running> = topology.units().iter().map(live).collect();
         let following = topology.clone();
         tasks.push(Running::start(async move { following.follow().await }));
-        let redis = Redis { inner: Arc::new(Inner { topology, ring, _tasks: tasks }) };
+        let redis = Redis { inner: Arc::new(Inner { node, topology, ring, _tasks: tasks }) };
         redis.all_risen().await?;
         Ok(redis)
     }
@@ -174,6 +177,16 @@ impl Redis {
             sleep(START_PAUSE).await;
         }
         Ok(())
+    }
+
+    /// What this process calls itself among those that share the servers.
+    pub fn node(&self) -> &str {
+        &self.inner.node
+    }
+
+    /// What this node sees of the servers.
+    pub fn servers(&self) -> Vec<nodes::Server> {
+        self.inner.topology.servers()
     }
 
     /// All units.

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::broker::{Ears, RedisBroker};
 use super::limits::RedisLimits;
+use super::nodes::{Nodes, Report};
 use super::presence::RedisPresence;
 use super::relay::Relay;
 use super::revocations::Revocations;
@@ -132,6 +133,11 @@ impl Shared {
             }
             readiness.set(Unready::RedisAway, up_at.elapsed() > AWAY_MAX);
         }
+    }
+
+    /// Says from now on to the other nodes what this one is.
+    pub fn report(&self, report: impl Fn() -> Report + Send + 'static) -> Nodes {
+        Nodes::start(self.redis.clone(), report)
     }
 
     /// Tells this node's subscribers what other nodes left untold, from now on.

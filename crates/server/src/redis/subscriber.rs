@@ -33,6 +33,9 @@ pub(super) struct Subscriber {
     handing: AtomicBool,
     /// The last probe that came back.
     probed: AtomicU64,
+    /// Microseconds from `began` to when the last one was sent, and how long one took.
+    probe_sent_us: AtomicU64,
+    lag_us: AtomicU64,
 }
 
 struct Asked {
@@ -57,6 +60,8 @@ impl Subscriber {
             waits_since: AtomicU64::new(0),
             handing: AtomicBool::new(false),
             probed: AtomicU64::new(0),
+            probe_sent_us: AtomicU64::new(0),
+            lag_us: AtomicU64::new(0),
         }
     }
 
@@ -91,6 +96,16 @@ impl Subscriber {
     /// The last probe that came back.
     pub fn probed(&self) -> u64 {
         self.probed.load(Ordering::Acquire)
+    }
+
+    /// A probe is being sent.
+    pub fn probes(&self) {
+        self.probe_sent_us.store(self.began.elapsed().as_micros() as u64, Ordering::Release);
+    }
+
+    /// How long the last probe took.
+    pub fn lag_us(&self) -> u64 {
+        self.lag_us.load(Ordering::Relaxed)
     }
 
     /// For how long the reader has waited for the server; `None`: it is busy with what the server sent.
@@ -195,6 +210,8 @@ impl Subscriber {
         if channel[unit.prefix().len()..].starts_with(b"probe:") {
             let number = std::str::from_utf8(&payload).ok().and_then(|text| text.parse().ok());
             self.probed.store(number.unwrap_or(0), Ordering::Release);
+            let now = self.began.elapsed().as_micros() as u64;
+            self.lag_us.store(now.saturating_sub(self.probe_sent_us.load(Ordering::Acquire)), Ordering::Relaxed);
             return;
         }
         self.handing.store(true, Ordering::Release);

@@ -4,7 +4,8 @@ use super::UnitIx;
 use super::cluster;
 use super::commands::answered;
 use super::dial::{Address, Dialer};
-use super::link::{Common, LiveLink};
+use super::link::{Common, Link, LiveLink};
+use super::nodes::Server;
 use super::ring::{self, Ring};
 use super::sentinel;
 use super::unit::Unit;
@@ -78,6 +79,20 @@ impl Topology {
             Some(link) => (link.address.to_string(), link.fault()),
             None => (unit.name.to_string(), asking.unwrap_or_else(|| "nobody knows where it is".to_owned())),
         })
+    }
+
+    /// What this node sees of the servers.
+    pub fn servers(&self) -> Vec<Server> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut servers: Vec<Server> = links.values().map(|live| self.server(&live.link)).collect();
+        servers.sort_by(|a, b| a.server.cmp(&b.server));
+        servers
+    }
+
+    fn server(&self, link: &Arc<Link>) -> Server {
+        let there = |unit: &&Arc<Unit>| unit.home().is_some_and(|home| Arc::ptr_eq(&home, link));
+        let subscriptions = self.units.iter().filter(there).map(|unit| unit.subscriptions().len());
+        link.server(self.units.iter().filter(there).count(), subscriptions.sum())
     }
 
     /// Follows the units' moves. Ends never.
