@@ -170,6 +170,8 @@ struct Shards(Nodes);
 impl Collector for Shards {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), Error> {
         gauge(&mut to, "nodes", "Nodes that share the Redis servers, this one included", self.0.heard().len() as u64)?;
+        let help = "Nodes that are configured with other Redis servers, and do not hear this one";
+        gauge(&mut to, "nodes_strange", help, self.0.strangers() as u64)?;
         let servers = self.0.servers();
         let mut family = |name, help, value: fn(&Server) -> f64| -> Result<(), Error> {
             let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;

@@ -9,6 +9,7 @@ mod nodes {
     mod gaps;
     mod limits;
     mod passing;
+    mod picture;
     mod presence;
     mod roles;
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -96,7 +96,12 @@ fn tables(picture: &Picture) -> String {
     });
     let mut text = nodes;
     writeln!(text).expect("a String takes all");
-    text + &super::listing::columns(head, shards)
+    text.push_str(&super::listing::columns(head, shards));
+    let rings: BTreeSet<&str> = picture.nodes.values().map(|node| &*node.ring).collect();
+    if rings.len() > 1 {
+        text.push_str("\nThe nodes are configured with different servers, and do not hear each other.\n");
+    }
+    text
 }
 
 fn milliseconds(us: u64) -> String {

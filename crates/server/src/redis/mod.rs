@@ -184,6 +184,11 @@ impl Redis {
         &self.inner.node
     }
 
+    /// Stands for the set of servers: nodes among which it differs do not assign channels alike.
+    pub fn ring(&self) -> String {
+        format!("{:016x}", self.inner.ring.fingerprint())
+    }
+
     /// What this node sees of the servers.
     pub fn servers(&self) -> Vec<nodes::Server> {
         self.inner.topology.servers()

@@ -37,6 +37,8 @@ pub struct Report {
     pub uptime_s: u64,
     /// Connections of clients.
     pub connections: u64,
+    /// Stands for the set of servers, by which channels are assigned: nodes that differ in it do not hear each other.
+    pub ring: String,
     /// What it sees of the servers.
     pub servers: Vec<Server>,
 }
@@ -92,11 +94,17 @@ impl Nodes {
         let task = Running::start(async move {
             let mut ticks = interval(EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut agreed = true;
             loop {
                 ticks.tick().await;
-                let report = Report { servers: speaking.redis.servers(), ..report() };
-                let text = serde_json::to_string(&report).expect("it is plain data");
+                let (servers, ring) = (speaking.redis.servers(), speaking.redis.ring());
+                let text = serde_json::to_string(&Report { servers, ring, ..report() }).expect("it is plain data");
                 let heard = said(&speaking.redis, &speaking.name, &text).await;
+                let agree = strangers(&heard, &speaking.redis.ring()) == 0;
+                if agreed && !agree {
+                    tracing::warn!("nodes are configured with different Redis servers, and do not hear each other");
+                }
+                agreed = agree;
                 *speaking.heard.lock().unwrap_or_else(PoisonError::into_inner) = heard;
             }
         });
@@ -108,6 +116,11 @@ impl Nodes {
         self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many nodes assign channels by another set of servers.
+    pub fn strangers(&self) -> usize {
+        strangers(&self.heard(), &self.inner.redis.ring())
+    }
+
     /// What this node sees of the servers.
     pub fn servers(&self) -> Vec<Server> {
         self.inner.redis.servers()
@@ -117,6 +130,10 @@ impl Nodes {
     pub async fn leave(&self) {
         said(&self.inner.redis, &self.inner.name, "").await;
     }
+}
+
+fn strangers(heard: &BTreeMap<String, Report>, ring: &str) -> usize {
+    heard.values().filter(|report| report.ring != ring).count()
 }
 
 /// What nodes have said lately, for whoever is none.
@@ -140,7 +157,7 @@ async fn said(redis: &Redis, name: &str, text: &str) -> BTreeMap<String, Report>
 async fn said_on(redis: &Redis, unit: UnitIx, name: &str, text: &str) -> Result<BTreeMap<String, Report>, CallError> {
     let good_for = GOOD_FOR.as_millis().to_string();
     let args = [name.into(), text.into(), good_for.into_bytes()];
-    let answer = redis.call(unit, &NODE, &[redis.key(unit, "nodes")], &args).await?;
+    let answer = redis.call(unit, &NODE, &[redis.key(unit, "reports")], &args).await?;
     Ok(reports(answer))
 }
 

@@ -26,6 +26,11 @@ impl Ring {
         Ring { units }
     }
 
+    /// The same for the same names, in whatever order.
+    pub fn fingerprint(&self) -> u64 {
+        self.units.iter().fold(0, |sum, (_, name)| mixed(*name).wrapping_add(sum))
+    }
+
     /// Its units.
     pub fn units(&self) -> impl Iterator<Item = UnitIx> + '_ {
         self.units.iter().map(|&(ix, _)| ix)
@@ -120,6 +125,13 @@ mod tests {
         });
         let moved = moved.count();
         assert!((3_000..=3_700).contains(&moved), "{moved}");
+    }
+
+    #[test]
+    fn rings_of_the_same_servers_are_the_same() {
+        let ring_of = ring(&["a:1", "b:1"]);
+        assert_eq!(ring_of.fingerprint(), ring(&["b:1", "a:1"]).fingerprint());
+        assert_ne!(ring_of.fingerprint(), ring(&["a:1", "b:2"]).fingerprint());
     }
 
     #[test]

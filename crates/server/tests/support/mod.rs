@@ -18,7 +18,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod http;
-mod nodes;
+pub mod nodes;
 pub mod proxy;
 mod pusher;
 mod reader;
