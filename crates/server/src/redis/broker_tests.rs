@@ -212,12 +212,16 @@ async fn a_subscription_that_died_without_a_word_is_found() {
     let publisher = Node::start(&server).await;
     publisher.store(0).await;
     node.hear(0..1).await;
-    // What the channel carries is not heard, and all else is.
-    let stored = "#!lua\nlocal o = redis.call('HINCRBY', KEYS[1], 'o', 1)\nlocal s = redis.call('INCR', KEYS[2])\n\
-                  redis.call('HSET', KEYS[1], 's', s)\n\
-                  return redis.call('RPUSH', KEYS[3], o .. ':' .. string.format('%.0f', s) .. ARGV[1])";
-    let tail = ":9999999999999:6;\u{1}\u{1}\u{3}\"e\"\u{2}\u{3}\"1\"";
-    server.run(&["EVAL", stored, "3", "fanfare:c:1/room", "fanfare:stamp", "fanfare:h:1/room", tail]);
+    // It is stored, and sent where nobody listens.
+    let script = concat!("#!lua\n", include_str!("scripts/channel.lua"), include_str!("scripts/publish.lua"));
+    let script = script.replace("'SPUBLISH', KEYS[3]", "'SPUBLISH', 'elsewhere'");
+    let generation = server.ask(&["HGET", "fanfare:fence", "generation"]).text();
+    let record = "\u{1}\u{1}\u{3}\"e\"\u{2}\u{3}\"1\"";
+    let keys = ["fence", "stamp", "c:1/room", "h:1/room", "l:1/room", "b:1", "t:1"].map(|key| format!("fanfare:{key}"));
+    let args = [&generation, "fanfare:", record, "1", "6", "9", "999", "60000", "9999", "0", "1", ""];
+    let words: Vec<&str> =
+        ["EVAL", &script, "7"].into_iter().chain(keys.iter().map(String::as_str)).chain(args).collect();
+    server.run(&words);
     node.hear(1..2).await;
 }
 

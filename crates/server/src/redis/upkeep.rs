@@ -23,6 +23,9 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Commands that compare channels of one unit, in one beat. With more channels than fit, each is compared less often.
 const BATCHES_MAX: usize = 4;
 
+/// Channels of one unit that are looked at in one beat, to see which are due.
+const LOOKS_MAX: usize = 20_000;
+
 /// The channels of each unit, in the order in which they are looked at.
 #[derive(Debug, Default)]
 pub struct Rounds(Mutex<HashMap<UnitIx, VecDeque<Weak<Watch>>>>);
@@ -39,7 +42,7 @@ impl Rounds {
         let mut rounds = self.0.lock().expect("no code panics while it holds the rounds");
         let round = rounds.get_mut(&unit)?;
         let mut due = Vec::new();
-        for _ in 0..round.len() {
+        for _ in 0..round.len().min(LOOKS_MAX) {
             let Some(watch) = round.pop_front() else { break };
             let Some(watch) = watch.upgrade().filter(|watch| !watch.is_gone()) else { continue };
             round.push_back(Arc::downgrade(&watch));

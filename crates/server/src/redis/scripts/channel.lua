@@ -5,8 +5,8 @@
 -- ARGV: 1 the generation that the caller knows, 2 the prefix of all keys of the unit, 3… as each script says.
 --
 -- A channel's keys, all of one unit:
---   c:  meta, a hash: e epoch, o offset, s stamp of what was stored last, l the highest stamp of what is not held any more,
---       b bytes of what is held, x where the epoch before this one ended
+--   c:  meta, packed: e epoch, o offset, s stamp of what was stored last, l the highest stamp of what is not held any more,
+--       b bytes of what is held, p until when the history lives, x where the epoch before this one ended
 --   h:  history, a list of `offset:stamp:expires_ms:bytes;record`, the oldest first
 --   l:  latest event of a cache channel, `epoch:offset:stamp;record`
 --   i:  idempotency keys, `epoch:offset:stamp:receivers`
@@ -56,25 +56,35 @@ local function names_of(meta_key)
     weights = prefix .. 'b:' .. app, ages = prefix .. 't:' .. app }
 end
 
-local function write(names, meta)
-  redis.call('HSET', names.meta, 'e', text(meta.e), 'o', text(meta.o), 's', text(meta.s), 'l', text(meta.l),
-    'b', text(meta.b), 'x', meta.x)
+-- A version and six numbers; x is what follows them.
+local META, META_BYTES = '<Bdddddd', 49
+
+local function write(names, meta, ttl_ms)
+  local packed = struct.pack(META, 1, meta.e, meta.o, meta.s, meta.l, meta.b, meta.p) .. meta.x
+  if ttl_ms then
+    redis.call('SET', names.meta, packed, 'PX', ttl_ms)
+  else
+    redis.call('SET', names.meta, packed, 'KEEPTTL')
+  end
+end
+
+local function unpack_meta(packed)
+  local _, e, o, s, l, b, p = struct.unpack(META, packed)
+  return { e = e, o = o, s = s, l = l, b = b, p = p, x = string.sub(packed, META_BYTES + 1) }
 end
 
 -- What is known of a channel, in an epoch of this generation; nil if nothing is, and it is not to begin now.
 local function read(names, begins)
-  local found = redis.call('HMGET', names.meta, 'e', 'o', 's', 'l', 'b', 'x')
-  if not found[1] then
+  local packed = redis.call('GET', names.meta)
+  if not packed then
     if not begins then return nil end
     redis.call('DEL', names.history)
     local lost = math.max(generation, now_us - META_TTL_MS * 1000)
-    local meta = { e = draw(), o = 0, s = lost, l = lost, b = 0, x = '' }
-    write(names, meta)
-    redis.call('PEXPIRE', names.meta, META_TTL_MS)
+    local meta = { e = draw(), o = 0, s = lost, l = lost, b = 0, p = 0, x = '' }
+    write(names, meta, META_TTL_MS)
     return meta
   end
-  local meta = { e = tonumber(found[1]), o = tonumber(found[2]), s = tonumber(found[3]), l = tonumber(found[4]),
-    b = tonumber(found[5]), x = found[6] }
+  local meta = unpack_meta(packed)
   if meta.e < generation then
     -- Another process serves the unit, and may have lost the end of the stream.
     meta.e, meta.x = draw(), ''

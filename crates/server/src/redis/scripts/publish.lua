@@ -19,81 +19,92 @@ if first then
   end
 end
 
--- Looks at the channels whose entries may be the oldest. Those without any are forgotten; with `drops`, the oldest entries go
--- until the app is within its budget, or the newest alone is left.
-local function tidy(total, looks, drops)
-  for _ = 1, looks do
+-- Forgets channels whose histories have gone by themselves: it looks at two for each that is new, so that they stay fewer than
+-- the others.
+local function sweep()
+  for _, name in ipairs(redis.call('ZRANDMEMBER', names.ages, 2)) do
+    local other = names_of(prefix .. 'c:' .. name)
+    if redis.call('EXISTS', other.history) == 0 then unweigh(other) end
+  end
+end
+
+-- Drops the oldest entries of the app until it is within its budget, or the newest alone is left. What is too much for one turn is
+-- left for the next.
+local function trim(total)
+  for _ = 1, 1000 do
     local oldest = redis.call('ZRANGE', names.ages, 0, 0, 'WITHSCORES')
-    if not oldest[1] or drops and total <= app_bytes_max then return end
+    if not oldest[1] or total <= app_bytes_max then return end
     local other = names_of(prefix .. 'c:' .. oldest[1])
     local entry = redis.call('LINDEX', other.history, 0)
     if not entry then
       total = unweigh(other)
     else
-      local _, stamp, _, size = head(entry)
+      local _, stamp = head(entry)
       if tonumber(stamp) > tonumber(oldest[2]) then
         redis.call('ZADD', names.ages, stamp, oldest[1])
-      elseif not drops or tonumber(stamp) == last then
+      elseif tonumber(stamp) == last then
         return
       else
-        redis.call('LPOP', other.history)
-        if redis.call('EXISTS', other.meta) == 1 then
-          redis.call('HINCRBY', other.meta, 'b', '-' .. size)
-          redis.call('HSET', other.meta, 'l', stamp)
-        end
-        total = weigh(other, -size - OVERHEAD)
+        local packed = redis.call('GET', other.meta)
+        local meta = packed and unpack_meta(packed) or { b = 0 }
+        total = weigh(other, -drop_oldest(other, meta))
+        if packed then write(other, meta) end
       end
     end
   end
 end
 
-local function keep(meta)
-  local held = redis.call('LLEN', names.history)
-  local more = 0
-  if held == 0 then
-    meta.l, meta.b = math.max(meta.l, meta.s), 0
-    more = -tonumber(redis.call('HGET', names.weights, names.name) or 0)
-  else
-    more = -expire(names, meta)
-  end
-  meta.s = draw()
+-- Keeps the record as far as the rule lets it; returns how much more the history weighs, and whether the channel had none.
+local function keep(meta, offset, stamp, last_stored)
   if messages_max == 0 or bytes > bytes_max then
     -- What is not kept leaves a hole, before which nothing is of use.
     meta.l, meta.b = meta.s, 0
     if redis.call('DEL', names.history) == 1 then unweigh(names) end
-    return
+    return 0, false
   end
-  local entry = text(meta.o) .. ':' .. text(meta.s) .. ':' .. text(now_ms + ttl_ms) .. ':' .. ARGV[5] .. ';' .. record
+  local before = meta.l
+  local entry = offset .. ':' .. stamp .. ':' .. now_ms + ttl_ms .. ':' .. ARGV[5] .. ';' .. record
   local length = redis.call('RPUSH', names.history, entry)
-  meta.b, more = meta.b + bytes, more + bytes + OVERHEAD
+  if length == 1 or meta.p < now_ms + ttl_ms then
+    -- Every entry says itself how long it lives: the list has to live no less.
+    meta.p = now_ms + 2 * ttl_ms
+    redis.call('PEXPIRE', names.history, 2 * ttl_ms)
+  end
+  meta.b = meta.b + bytes
+  local more = bytes + OVERHEAD
+  if length == 1 then
+    meta.l, meta.b, more = math.max(meta.l, last_stored), bytes, more - (redis.call('HGET', names.weights, names.name) or 0)
+    return more, redis.call('ZADD', names.ages, 'NX', stamp, names.name) == 1
+  end
   while length > messages_max or meta.b > bytes_max do
     more = more - drop_oldest(names, meta)
     length = length - 1
   end
-  redis.call('PEXPIRE', names.history, ttl_ms)
-  return more, length == 1 and redis.call('ZADD', names.ages, 'NX', text(meta.s), names.name) == 1
+  if meta.l == before then more = more - expire(names, meta) end
+  return more, false
 end
 
 local epoch, offset, stamp, place = 0, 0, 0, ''
 if stored then
   local meta = read(names, true)
-  meta.o = meta.o + 1
-  local more, is_new = keep(meta)
-  write(names, meta)
-  redis.call('PEXPIRE', names.meta, META_TTL_MS + math.max(ttl_ms, newest_ms))
+  local last_stored = meta.s
+  meta.o, meta.s = meta.o + 1, draw()
   epoch, offset, stamp = meta.e, meta.o, meta.s
-  place = text(epoch) .. ':' .. text(offset) .. ':' .. text(stamp)
+  local stamp_text = text(stamp)
+  place = text(epoch) .. ':' .. offset .. ':' .. stamp_text
+  local more, is_new = keep(meta, offset, stamp_text, last_stored)
+  write(names, meta, META_TTL_MS + math.max(2 * ttl_ms, newest_ms))
   if newest_ms > 0 then redis.call('SET', names.newest, place .. ';' .. record, 'PX', newest_ms) end
-  if more and more ~= 0 then
+  if more ~= 0 then
     local total = weigh(names, more)
-    if is_new then tidy(total, 2, false) end
-    if total > app_bytes_max then tidy(total, 1000, true) end
+    if is_new then sweep() end
+    if total > app_bytes_max then trim(total) end
   end
 end
 
 local receivers = redis.call('SPUBLISH', KEYS[3], place .. ';' .. record)
 if first then
-  local known = text(epoch) .. ':' .. text(offset) .. ':' .. text(stamp) .. ':' .. text(receivers)
+  local known = text(epoch) .. ':' .. offset .. ':' .. text(stamp) .. ':' .. receivers
   redis.call('SET', first, known, 'PX', window_ms)
 end
 return { epoch, offset, stamp, receivers, 0 }
