@@ -18,6 +18,12 @@ impl Step {
         Self { name, command }
     }
 
+    /// The same with these variables in its environment.
+    pub fn with_env<'a>(mut self, variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        self.command.envs(variables);
+        self
+    }
+
     /// Runs the command in `folder` with its output shown, between a line that announces it and one that times it.
     pub fn run_in(mut self, folder: &Path) -> Result<()> {
         println!("\n==> {}: {}", self.name, shown(&self.command));

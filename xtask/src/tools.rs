@@ -16,13 +16,14 @@ struct Package {
     check: (&'static str, &'static str),
 }
 
-const PACKAGES: [Package; 8] = [
+const PACKAGES: [Package; 9] = [
     package("nodejs", "node", "--version"),
     package("npm", "npm", "--version"),
     package("python3-venv", "python3", "-m ensurepip --version"),
     package("chromium", "chromium", "--version"),
     package("nginx", "/usr/sbin/nginx", "-v"),
     package("libnginx-mod-nchan", "test", "-e /usr/lib/nginx/modules/ngx_nchan_module.so"),
+    package("haproxy", "/usr/sbin/haproxy", "-v"),
     // The tests start their own on free ports; a service that the package starts beside them is left alone.
     package("redis-server", "redis-server", "--version"),
     package("redis-sentinel", "redis-sentinel", "--version"),

@@ -8,12 +8,15 @@
 mod support;
 
 mod faults {
+    mod balancers;
     mod crowd;
     mod dice;
     mod ear;
     mod fixtures;
+    mod network;
     mod nodes;
     mod press;
+    mod servers;
     mod show;
     mod tally;
 }

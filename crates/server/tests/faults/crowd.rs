@@ -38,9 +38,8 @@ struct Listener {
 #[derive(Default)]
 struct State {
     tallies: BTreeMap<String, Tally>,
-    /// Channels that were confirmed on the present connection, and on which node it is.
+    /// Channels that were confirmed on the present connection.
     confirmed: BTreeSet<String>,
-    node: Option<SocketAddr>,
     /// How often it was told that something may be missing.
     told: u64,
     story: String,
@@ -104,24 +103,15 @@ impl Crowd {
         sum
     }
 
-    /// Connections beyond everybody's first.
-    pub fn reconnects(&self) -> u64 {
-        self.listeners.iter().map(|one| one.connected.load(Ordering::Relaxed).saturating_sub(1)).sum()
+    /// Connections beyond everybody's first, with or without those of stock Pusher clients.
+    pub fn reconnects(&self, stock_too: bool) -> u64 {
+        let counted = self.listeners.iter().filter(|one| stock_too || one.transport != Transport::Stock);
+        counted.map(|one| one.connected.load(Ordering::Relaxed).saturating_sub(1)).sum()
     }
 
     /// How often somebody was told that something may be missing, stock Pusher clients' reconnects not counted.
     pub fn told(&self) -> u64 {
         self.listeners.iter().map(|one| one.lock().told).sum()
-    }
-
-    /// How many listen on this node now.
-    pub fn on(&self, node: SocketAddr) -> usize {
-        self.listeners.iter().filter(|one| one.lock().node == Some(node)).count()
-    }
-
-    /// Whether everybody's present connection is subscribed.
-    pub fn all_subscribed(&self) -> bool {
-        self.listeners.iter().all(|one| one.is_subscribed())
     }
 
     /// What went wrong, listener by listener, for a person who looks for the cause.
@@ -175,7 +165,6 @@ impl Listener {
             let ended = self.visit(node, &mut cursor, done);
             let mut state = self.lock();
             state.confirmed.clear();
-            state.node = None;
             let _ = writeln!(state.story, "  {:.2?} {node}: {ended}", start.elapsed());
             drop(state);
             thread::sleep(PAUSE_MAX.mul_f64(dice.share()));
@@ -192,7 +181,6 @@ impl Listener {
             Ok(ear) => ear,
             Err(error) => return error,
         };
-        self.lock().node = Some(node);
         let mut counted = false;
         while !done.load(Ordering::Relaxed) {
             let words = match ear.listen(SILENCE_MAX) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -28,6 +28,8 @@ struct Shared {
     /// Names publications apart from those of another test on the same Redis.
     seed: u64,
     done: AtomicBool,
+    /// Bytes that follow a publication's number.
+    padding: AtomicUsize,
     /// The newest publication of each channel that was accepted.
     newest: Mutex<BTreeMap<String, u64>>,
     published: AtomicU64,
@@ -52,6 +54,7 @@ impl Press {
             nodes: nodes.to_vec(),
             seed,
             done: AtomicBool::new(false),
+            padding: AtomicUsize::new(40),
             newest: Mutex::new(channels.iter().map(|channel| (channel.clone(), 0)).collect()),
             published: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
@@ -67,6 +70,11 @@ impl Press {
         };
         let threads = channels.iter().map(publish).collect();
         Press { shared, threads }
+    }
+
+    /// Makes publications as large as this, from now on.
+    pub fn pad(&self, bytes: usize) {
+        self.shared.padding.store(bytes, Ordering::Relaxed);
     }
 
     /// Ends, behind a last publication of each channel, which is accepted if it takes a while. Returns the newest of each.
@@ -137,7 +145,7 @@ impl Shared {
     }
 
     fn publish(&self, channel: &str, number: u64, node: SocketAddr) -> Outcome {
-        let (seed, data) = (self.seed, format!("{number} {}", "x".repeat(40)));
+        let (seed, data) = (self.seed, format!("{number} {}", "x".repeat(self.padding.load(Ordering::Relaxed))));
         let request = format!(
             "POST /pub/{KEY}/{channel} HTTP/1.1\r\nHost: fanfare.test\r\nConnection: close\r\nEvent-Type: n\r\n\
              Authorization: Bearer {SECRET}\r\nIdempotency-Key: {seed}-{channel}-{number}\r\n\
@@ -149,6 +157,8 @@ impl Shared {
                 self.repeated.fetch_add(u64::from(answer.status == 200), Ordering::Relaxed);
                 (Outcome::Published, &self.published)
             }
+            // A balancer's words for a node that did not answer.
+            Ok(answer) if matches!(answer.status, 502 | 504) => (Outcome::Unanswered, &self.unanswered),
             Ok(answer) => {
                 if answer.status != 503 || answer.header("retry-after").is_none() {
                     self.complain(format!("{answer:?}"));

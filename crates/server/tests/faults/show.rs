@@ -1,6 +1,7 @@
 //! One fault test from its beginning to its verdict: nodes, a crowd, publishers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -46,20 +47,28 @@ pub struct Show {
 #[derive(Debug)]
 pub struct Verdict {
     pub counts: Counts,
+    /// Connections beyond everybody's first, of all clients and of those that can resume.
     pub reconnects: u64,
+    pub reconnects_of_cursors: u64,
     /// How often somebody was told that something may be missing.
     pub told: u64,
 }
 
 /// The configuration of the nodes: histories that outlast a test, and heartbeats that show who is alive.
 pub fn config() -> String {
-    let history = "[[apps.history]]\nchannels = \"*\"\nmessages = 20000\nbytes = 16777216\nseconds = 900\n";
+    let history = "limits = { payload_bytes_max = 65536, history_bytes_max = 268435456 }\n[[apps.history]]\nchannels = \"*\"\nmessages = 20000\nbytes = 67108864\nseconds = 900\n";
     format!("heartbeat_s = 2\nactivity_timeout_s = 3\ndrain_s = 3\nloops = 1\n{}", one_app(history))
 }
 
 impl Show {
     /// Gathers a crowd on the nodes, and lets publishers begin. `FANFARE_FAULTS_SEED` repeats an earlier choice.
     pub fn begin(name: &'static str, nodes: Nodes) -> Show {
+        let addrs = nodes.addrs();
+        Show::begin_at(name, nodes, &addrs)
+    }
+
+    /// The same for a crowd and publishers that reach the nodes at other addresses: through proxies.
+    pub fn begin_at(name: &'static str, nodes: Nodes, addrs: &[SocketAddr]) -> Show {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         let seed = variable("FANFARE_FAULTS_SEED").and_then(|text| text.parse().ok()).unwrap_or(now);
         let scale = Scale::of_the_run();
@@ -68,9 +77,8 @@ impl Show {
         // So that tests in a row meet other channels, and other slots of a Cluster.
         let channel = |ix| format!("fault-{}-{ix}", seed % 100_000);
         let channels: Vec<_> = (0..scale.times(12)).map(channel).collect();
-        let addrs = nodes.addrs();
-        let crowd = Crowd::gather(&addrs, &channels, scale.times(30), &mut dice);
-        let press = Press::start(&addrs, &channels, 120.0 * scale.0, seed);
+        let crowd = Crowd::gather(addrs, &channels, scale.times(30), &mut dice);
+        let press = Press::start(addrs, &channels, 120.0 * scale.0, seed);
         let show = Show { name, seed, scale, dice, nodes, crowd, press, began: Instant::now() };
         show.go_on(Duration::from_secs(2));
         show
@@ -112,7 +120,8 @@ impl Show {
         let last = self.press.finish();
         self.crowd.catch_up(&last, Duration::from_secs(45));
         let (counts, press) = (self.crowd.counts(&last), &self.press);
-        let verdict = Verdict { counts, reconnects: self.crowd.reconnects(), told: self.crowd.told() };
+        let [reconnects, reconnects_of_cursors] = [true, false].map(|stock| self.crowd.reconnects(stock));
+        let verdict = Verdict { counts, reconnects, reconnects_of_cursors, told: self.crowd.told() };
         println!(
             "{}: seed={} published={} repeated={} refused={} unanswered={} {counts} reconnects={} told={} in {:.0?}",
             self.name,

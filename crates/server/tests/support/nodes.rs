@@ -14,6 +14,7 @@ pub struct Nodes {
 /// How a node is started, each time in the same way.
 struct Launch {
     port: Port,
+    admin_port: Port,
     redis: String,
     config: String,
     args: Vec<String>,
@@ -32,7 +33,8 @@ impl Nodes {
     /// Starts one more, perhaps with a role, or with its own way to Redis. Returns its place.
     pub fn add(&mut self, redis: &str, config: &str, args: &[&str]) -> usize {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        let launch = Launch { port: Port::claim(), redis: redis.to_owned(), config: config.to_owned(), args };
+        let [port, admin_port] = [Port::claim(), Port::claim()];
+        let launch = Launch { port, admin_port, redis: redis.to_owned(), config: config.to_owned(), args };
         self.nodes.push(Some(launch.start()));
         self.launches.push(launch);
         self.nodes.len() - 1
@@ -47,6 +49,11 @@ impl Nodes {
     /// Where a node listens, whether it runs or not.
     pub fn addr(&self, ix: usize) -> SocketAddr {
         ([127, 0, 0, 1], self.launches[ix].port.number()).into()
+    }
+
+    /// The port of its admin listener.
+    pub fn admin_port(&self, ix: usize) -> u16 {
+        self.launches[ix].admin_port.number()
     }
 
     /// Where all of them listen.
@@ -83,7 +90,7 @@ impl Nodes {
 impl Launch {
     fn start(&self) -> Server {
         let args: Vec<_> = self.args.iter().map(String::as_str).collect();
-        let listen = format!("127.0.0.1:{}", self.port.number());
-        Server::start_beside(&self.redis, &self.config, &args, &listen)
+        let [public, admin] = [&self.port, &self.admin_port].map(|port| format!("127.0.0.1:{}", port.number()));
+        Server::start_beside(&self.redis, &self.config, &args, [&public, &admin])
     }
 }

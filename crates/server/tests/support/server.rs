@@ -21,6 +21,9 @@ use super::{APP_ID, KEY, PATIENCE, SECRET};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_fanfare");
 
+/// An address of the system's choice.
+const ANYWHERE: &str = "127.0.0.1:0";
+
 /// A server of this test alone. Dropping it ends it; when the test has failed, its log is shown.
 pub struct Server {
     child: Child,
@@ -40,23 +43,24 @@ impl Server {
 
     /// Starts with a configuration and further arguments of `serve`.
     pub fn start_with(config: &str, args: &[&str]) -> Self {
-        Self::start_on(config, args, "127.0.0.1:0")
+        Self::start_on(config, args, ANYWHERE)
     }
 
     /// Starts on a public address of the test's choice: that of a server which was there before.
     pub fn start_on(config: &str, args: &[&str], listen: &str) -> Self {
-        Self::launch(Command::new(BINARY), config, args, listen)
+        Self::launch(Command::new(BINARY), config, args, [listen, ANYWHERE])
     }
 
     /// Starts with so many open files allowed, where `start` leaves the limit of the test itself.
     pub fn start_with_files(config: &str, files_max: usize) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {files_max}; exec \"$0\" \"$@\""), BINARY]);
-        Self::launch(command, config, &[], "127.0.0.1:0")
+        Self::launch(command, config, &[], [ANYWHERE; 2])
     }
 
-    /// Starts as one of several nodes, on the Redis that `FANFARE_REDIS` names; with none, by itself.
-    pub fn start_beside(redis: &str, config: &str, args: &[&str], listen: &str) -> Self {
+    /// Starts as one of several nodes, on the Redis that `FANFARE_REDIS` names; with none, by itself. `listen` are the public
+    /// and the admin address.
+    pub fn start_beside(redis: &str, config: &str, args: &[&str], listen: [&str; 2]) -> Self {
         let mut command = Command::new("env");
         if !redis.is_empty() {
             command.arg(format!("FANFARE_REDIS={redis}"));
@@ -65,10 +69,10 @@ impl Server {
         Self::launch(command, config, args, listen)
     }
 
-    fn launch(mut command: Command, config: &str, args: &[&str], listen: &str) -> Self {
+    fn launch(mut command: Command, config: &str, args: &[&str], [public, admin]: [&str; 2]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         command
-            .args(["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", public, "--admin-listen", admin])
             .args(args)
             .current_dir(&folder)
             .stdin(Stdio::null())

@@ -1,5 +1,6 @@
 //! A Redis Cluster of three primaries with a replica each, whose slots can be moved.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use super::{Port, Redis, Reply, eventually};
@@ -81,6 +82,15 @@ impl Cluster {
         let map = self.nodes[ix].ask(&["CLUSTER", "SLOTS"]);
         let owned = map.array().iter().map(Reply::array).filter(|row| row[2].array()[1].int() == port);
         owned.map(|row| row[0].int() as u16..=row[1].int() as u16).collect()
+    }
+
+    /// The slots of a primary that hold keys.
+    pub fn used_slots(&self, ix: usize) -> Vec<u16> {
+        let mut client = self.nodes[ix].client();
+        let mut ask = |words: &[&str]| client.ask(words).expect("the node answers");
+        let keys = ask(&["KEYS", "*"]).texts();
+        let slots: BTreeSet<_> = keys.iter().map(|key| ask(&["CLUSTER", "KEYSLOT", key]).int() as u16).collect();
+        slots.into_iter().collect()
     }
 
     /// Moves slots with their keys to another primary, one after the other, as `redis-cli --cluster reshard` does.
