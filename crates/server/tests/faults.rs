@@ -13,6 +13,7 @@ mod faults {
     mod dice;
     mod ear;
     mod fixtures;
+    mod members;
     mod network;
     mod nodes;
     mod press;

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::show::{Show, config};
-use crate::support::Nodes;
 use crate::support::redis::Redis;
+use crate::support::{KEY, Nodes, Server, WebSocket, eventually};
 
 /// Two servers with names of their own, and three nodes.
 fn three_nodes() -> (Vec<Redis>, Nodes) {
@@ -69,4 +71,41 @@ fn a_node_that_stood_still_catches_up() {
     show.recover("stood still for 7 s", stopped);
     show.go_on(Duration::from_secs(2));
     show.end();
+}
+
+/// F25: a node that has no files left for clients still has some for Redis, when its links break.
+#[test]
+fn a_node_without_files_to_spare_finds_redis_again() {
+    let redis = Redis::standalone();
+    let with_redis = format!("{}[redis]\nservers = [\"{}\"]\n", config(), redis.url());
+    let full = Server::start_with_files(&with_redis, 160);
+    let mut nodes = Nodes::start(&redis.url(), 1, &config());
+    let mut inside = full.connect();
+    inside.subscribe("room");
+    let mut rest = Vec::new();
+    let refusal = loop {
+        match WebSocket::open(full.addr, &format!("/app/{KEY}?protocol=7"), &[]) {
+            Ok(socket) => rest.push(socket),
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!(refusal.status, 503);
+    assert!(refusal.header("retry-after").is_some(), "{refusal:?}");
+
+    redis.cut("pubsub");
+    redis.cut("normal");
+    let publish = |n: usize| json!({"name": "said", "channels": ["room"], "data": n.to_string()});
+    for n in 0..50 {
+        eventually("it is published", || nodes.node(0).post("/events", &publish(n)).status == 200);
+    }
+    // Retried publications may have gone out twice; what counts is that each comes, in order.
+    let mut next = 0;
+    while next < 50 {
+        let message = inside.expect_event("said");
+        let n: usize = message["data"].as_str().and_then(|data| data.parse().ok()).expect("a number");
+        assert!(n <= next, "{next} is missing before {n}");
+        next = next.max(n + 1);
+    }
+    println!("F25: {} connections beside, 50 publications heard over links made anew", rest.len());
+    nodes.kill(0);
 }
