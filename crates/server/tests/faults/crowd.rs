@@ -80,7 +80,7 @@ impl Crowd {
         self.threads.push(small.spawn(run).expect("a thread"));
     }
 
-    /// Waits until everybody has heard the newest publication of each of its channels. Returns whether it came to that.
+    /// Waits until everybody has heard the newest publication of each of its channels, or was told that it may not. Returns whether it came to that.
     pub fn catch_up(&self, last: &BTreeMap<String, u64>, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         while !self.listeners.iter().all(|one| one.has_heard(last)) {
@@ -114,6 +114,12 @@ impl Crowd {
         self.listeners.iter().map(|one| one.lock().told).sum()
     }
 
+    /// How connections ended, and what was told.
+    pub fn stories(&self) -> String {
+        let story = |(ix, one): (usize, &Arc<Listener>)| format!("#{ix} {:?}\n{}", one.transport, one.lock().story);
+        self.listeners.iter().enumerate().map(story).collect()
+    }
+
     /// What went wrong, listener by listener, for a person who looks for the cause.
     pub fn complaints(&self, last: &BTreeMap<String, u64>) -> String {
         let mut text = String::new();
@@ -121,7 +127,7 @@ impl Crowd {
             let state = listener.lock();
             for (channel, tally) in &state.tallies {
                 let counts = tally.counts(last[channel]);
-                if counts.lost + counts.reordered > 0 || tally.newest() < last[channel] {
+                if counts.lost + counts.reordered > 0 || !tally.is_done(last[channel]) {
                     let (transport, lost) = (listener.transport, tally.lost(last[channel]));
                     // Writing to a string cannot fail.
                     let _ = writeln!(text, "#{ix} {transport:?} {channel}: {counts}; of {}: {lost:?}", last[channel]);
@@ -155,7 +161,7 @@ impl Listener {
 
     fn has_heard(&self, last: &BTreeMap<String, u64>) -> bool {
         let state = self.lock();
-        self.channels.iter().all(|channel| state.tallies.get(channel).map_or(0, Tally::newest) >= last[channel])
+        self.channels.iter().all(|channel| state.tallies.get(channel).is_some_and(|tally| tally.is_done(last[channel])))
     }
 
     fn run(&self, first: SocketAddr, nodes: &[SocketAddr], done: &AtomicBool, mut dice: Dice) {
@@ -206,6 +212,7 @@ impl Listener {
                 if recovered == Some(false) || unsure {
                     tally.flag();
                     state.told += u64::from(recovered.is_some());
+                    let _ = writeln!(state.story, "  recovered {recovered:?} on {channel}");
                 }
                 state.confirmed.insert(channel);
             }

@@ -8,11 +8,11 @@ use super::show::{Show, config};
 use crate::support::redis::Redis;
 use crate::support::{KEY, Nodes, Server, WebSocket, eventually};
 
-/// Two servers with names of their own, and three nodes.
-fn three_nodes() -> (Vec<Redis>, Nodes) {
-    let servers = Vec::from(Redis::pair());
-    let urls: Vec<_> = servers.iter().map(Redis::url).collect();
-    (servers, Nodes::start(&urls.join(","), 3, &config()))
+/// One server and three nodes.
+fn three_nodes() -> (Redis, Nodes) {
+    let redis = Redis::standalone();
+    let nodes = Nodes::start(&redis.url(), 3, &config());
+    (redis, nodes)
 }
 
 /// The crowd against one node without Redis, which loses its histories in a crash.
@@ -30,7 +30,7 @@ fn the_crowd_resumes_and_is_told() {
 /// F1.
 #[test]
 fn nobody_misses_anything_when_a_node_is_killed() {
-    let (_servers, nodes) = three_nodes();
+    let (_redis, nodes) = three_nodes();
     let mut show = Show::begin("F1 kill -9", nodes);
     let victim = show.dice.below(3);
     let killed = Instant::now();
@@ -45,7 +45,7 @@ fn nobody_misses_anything_when_a_node_is_killed() {
 /// F2.
 #[test]
 fn nobody_misses_anything_when_all_nodes_are_restarted_in_turn() {
-    let (_servers, nodes) = three_nodes();
+    let (_redis, nodes) = three_nodes();
     let mut show = Show::begin("F2 rolling restart", nodes);
     for ix in 0..3 {
         let stopped = Instant::now();
@@ -61,7 +61,7 @@ fn nobody_misses_anything_when_all_nodes_are_restarted_in_turn() {
 /// F24: what a node does after it stood still is judged like everything else; some of its subscribers stay, some go.
 #[test]
 fn a_node_that_stood_still_catches_up() {
-    let (_servers, nodes) = three_nodes();
+    let (_redis, nodes) = three_nodes();
     let mut show = Show::begin("F24 SIGSTOP", nodes);
     let victim = show.dice.below(3);
     let stopped = Instant::now();

@@ -62,8 +62,8 @@ fn moving_slots_loses_nothing_without_a_word() {
     cluster.migrate(moved.iter().copied(), 0);
     cluster.remove_node(added);
     show.recover("moved back, and the node removed", began);
-    let verdict = show.end();
-    assert_eq!((verdict.reconnects_of_cursors, verdict.told), (0, 0), "nothing was lost: {verdict:?}");
+    // Where a partition's keys are on two servers for a moment, what was missed cannot be proven, and is told.
+    assert_eq!(show.end().reconnects_of_cursors, 0, "connections stay up");
 }
 
 /// F6: each large publication goes beyond what Redis buffers for a subscriber, and cuts all nodes off.
@@ -109,9 +109,8 @@ fn a_redis_that_lost_its_data_is_noticed() {
 
 #[test]
 fn a_redis_that_stands_still_is_waited_for() {
-    let [one, two] = Redis::pair();
-    let urls = format!("{},{}", one.url(), two.url());
-    let show = Show::begin("Redis stopped", Nodes::start(&urls, 3, &config()));
+    let one = Redis::standalone();
+    let show = Show::begin("Redis stopped", Nodes::start(&one.url(), 3, &config()));
     let stopped = Instant::now();
     one.stop();
     show.go_on(Duration::from_secs(6));

@@ -54,10 +54,14 @@ pub struct Verdict {
     pub told: u64,
 }
 
-/// The configuration of the nodes: histories that outlast a test, and heartbeats that show who is alive.
+/// The configuration of the nodes: histories that outlast a test, heartbeats that show who is alive, and room for all that a
+/// fault holds back, since who is closed for reading slowly is another test.
 pub fn config() -> String {
     let history = "limits = { payload_bytes_max = 65536, history_bytes_max = 268435456 }\n[[apps.history]]\nchannels = \"*\"\nmessages = 20000\nbytes = 67108864\nseconds = 900\n";
-    format!("heartbeat_s = 2\nactivity_timeout_s = 3\ndrain_s = 3\nloops = 1\n{}", one_app(history))
+    format!(
+        "heartbeat_s = 2\nactivity_timeout_s = 3\ndrain_s = 3\nloops = 1\noutbox_bytes_max = 33554432\n{}",
+        one_app(history)
+    )
 }
 
 impl Show {
@@ -138,6 +142,9 @@ impl Show {
         let complaints = self.crowd.complaints(&last);
         assert!(complaints.is_empty(), "{}: seed={}\n{complaints}", self.name, self.seed);
         assert!(counts.delivered > 0, "nothing was delivered");
+        if verdict.told > 0 {
+            println!("{}", self.crowd.stories());
+        }
         verdict
     }
 }

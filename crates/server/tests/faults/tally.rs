@@ -1,7 +1,7 @@
 //! The judge: what one subscriber of one channel heard, against what was published there.
 //!
-//! Publications of a channel are numbered from 1. A number that is passed over is *lost*, unless the subscriber was told
-//! before that something may be missing: then it is *flagged*. A number that was passed over and comes later is
+//! Publications of a channel are numbered from 1. A number that is passed over is *lost* until the subscriber is told that
+//! something may be missing: then it is *flagged*. A number that was passed over without a word and comes later is
 //! *reordered*; one that was heard before is a *duplicate*, which clients recognise and which is no failure.
 
 use std::collections::BTreeSet;
@@ -43,7 +43,7 @@ pub struct Tally {
     newest: u64,
     /// Whether the subscriber was told that something may be missing behind `newest`.
     told: bool,
-    /// Numbers that were passed over, and were not, or were, told of.
+    /// Numbers that were passed over: without a word so far, and told of.
     lost: BTreeSet<u64>,
     flagged: BTreeSet<u64>,
 }
@@ -52,6 +52,7 @@ impl Tally {
     /// The subscriber is told that something may be missing.
     pub fn flag(&mut self) {
         self.told = true;
+        self.flagged.append(&mut self.lost);
     }
 
     /// The subscriber hears a publication.
@@ -60,17 +61,19 @@ impl Tally {
             self.pass_over(number);
             self.newest = number;
             self.counts.delivered += 1;
-        } else if self.lost.remove(&number) | self.flagged.remove(&number) {
+        } else if self.lost.remove(&number) {
             self.counts.delivered += 1;
             self.counts.reordered += 1;
+        } else if self.flagged.remove(&number) {
+            self.counts.delivered += 1;
         } else {
             self.counts.duplicate += 1;
         }
     }
 
-    /// The highest number that was heard.
-    pub fn newest(&self) -> u64 {
-        self.newest
+    /// Whether all up to this number is accounted for.
+    pub fn is_done(&self, last: u64) -> bool {
+        self.told || self.newest >= last
     }
 
     /// The counts, if the last publication had this number.
@@ -113,6 +116,8 @@ fn the_judge_tells_loss_from_what_was_flagged() {
     assert_eq!(heard(&[Some(1), None, Some(4)], 4), [2, 0, 0, 2, 0]);
     assert_eq!(heard(&[Some(1), None, Some(1), Some(3), Some(5)], 5), [3, 1, 1, 1, 0], "a word excuses one hole");
     assert_eq!(heard(&[Some(1), Some(3), Some(2)], 3), [3, 0, 0, 0, 1]);
+    assert_eq!(heard(&[Some(1), Some(3), None, Some(4)], 4), [3, 0, 0, 1, 0], "told late is told");
+    assert_eq!(heard(&[Some(1), None, Some(3), Some(2)], 3), [3, 0, 0, 0, 0], "who was told may hear it after all");
     assert_eq!(heard(&[Some(1), Some(2)], 5), [2, 0, 3, 0, 0], "nothing more came");
     assert_eq!(heard(&[Some(1), Some(2), None], 5), [2, 0, 0, 3, 0]);
 }

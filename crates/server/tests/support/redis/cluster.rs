@@ -101,6 +101,7 @@ impl Cluster {
                 self.begin_migration(slot, from, to);
                 while self.migrate_some(slot, from, to, 100) > 0 {}
                 self.end_migration(slot, from, to);
+                eventually("the new owner is known", || self.primary_of(slot) == Some(to));
             }
         }
     }
