@@ -129,7 +129,8 @@ impl Cluster {
     pub fn end_migration(&self, slot: u16, from: usize, to: usize) {
         let (slot, id) = (slot.to_string(), self.id(to));
         self.nodes[to].run(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
-        self.nodes[from].run(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
+        // The old one may have heard already, and then is a replica if this was its last slot.
+        self.nodes[from].ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
         for node in &self.nodes {
             // Replicas refuse; they and those that are gone hear of it from the others.
             node.try_ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
