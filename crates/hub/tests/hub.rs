@@ -552,7 +552,7 @@ impl Post {
                 Mail::Entered { outcome, .. } => {
                     let replay = outcome.unwrap().replay.expect("it asked since when");
                     assert!(replay.recovered);
-                    shown.extend(replay.frames.iter().map(|frames| number(frames)));
+                    shown.extend(replay.frames.iter().map(number));
                     now = Some(replay.now.position);
                 }
                 other => panic!("expected what a subscriber is shown, got {other:?}"),

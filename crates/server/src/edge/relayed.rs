@@ -47,7 +47,8 @@ impl Relayed {
         loop {
             if matches!(way, Way::Stream { units } if units > STREAM_UNITS_MAX) {
                 // The client is about to open the next request.
-                return Ok(chunks.closed().await);
+                chunks.closed().await;
+                return Ok(());
             }
             match self.ask_for_more(&way, spoken).await? {
                 Answer::Frames(frames) => {
