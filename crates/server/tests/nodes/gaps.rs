@@ -102,9 +102,11 @@ fn pollers_are_told_whether_they_wait_or_not() {
 #[test]
 fn a_node_that_cannot_reach_redis_says_so_and_keeps_its_connections() {
     let redis = Redis::standalone();
-    let server = node(&redis);
+    let server =
+        Server::start(&format!("{}\n[redis]\nservers = [\"{}\"]\n", one_app("client_events = true"), redis.url()));
     let mut socket = server.connect();
     socket.subscribe("room");
+    socket.join("presence-room", r#"{"user_id":"ann"}"#);
     assert_eq!(server.admin_get("/readyz").status, 200);
 
     redis.stop();
@@ -115,9 +117,17 @@ fn a_node_that_cannot_reach_redis_says_so_and_keeps_its_connections() {
     let refused =
         request(server.addr, "POST", "/pub/fanfare-key/room", &[("Authorization", "Bearer fanfare-secret")], "x");
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{refused:?}");
+    socket.say_on("presence-room", "client-said", json!("x"));
+    let rejected = socket.expect_error();
+    assert!(rejected["message"].as_str().is_some_and(|message| message.contains("try again later")), "{rejected}");
     socket.settle();
+    // Who comes now waits: no client would subscribe again after a refusal.
+    let mut late = server.connect();
+    late.say("pusher:subscribe", json!({"channel": "other"}));
+    late.settle();
 
     redis.cont();
+    late.expect_subscribed("other");
     eventually("newcomers are welcome", || server.admin_get("/readyz").status == 200);
     publish_again(&server, "back");
     while socket.recv()["data"] != "back" {}
