@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use redis::Value;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{CallError, Redis, Script, UnitIx};
 use crate::edge::neighbours::{Answer, Answers, Neighbours, Place, Question, Unreachable, WAIT};
@@ -31,6 +31,10 @@ const LEASE: Duration = Duration::from_secs(20);
 
 /// How long an answer may be on its way, beside what its node waits.
 const WAY_MAX: Duration = Duration::from_secs(2);
+
+/// How often a message that was not heard is sent again, and after what time.
+const ATTEMPTS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// Questions of other nodes that are worked on at once. Further ones are dropped, and whoever asked hears nothing.
 const QUESTIONS_MAX: usize = 16_384;
@@ -118,6 +122,16 @@ impl Relay {
         }
     }
 
+    /// Whether somebody was there to hear a message.
+    async fn is_heard(&self, unit: UnitIx, channel: &[u8], message: &[u8]) -> Result<bool, Unreachable> {
+        match self.0.redis.publish(unit, channel, message).await {
+            Ok(receivers) => Ok(receivers > 0),
+            // Perhaps it was sent.
+            Err(CallError::Timeout) => Err(Unreachable),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// The unit of a session. No app is called so.
     fn unit(&self, session: &str) -> UnitIx {
         self.0.redis.unit_of("", session)
@@ -182,9 +196,16 @@ impl Neighbours for Relay {
         let (send, answer) = oneshot::channel();
         let asked = Asked::new(&self.0, send);
         let message = written(b'?', asked.number, &self.0.node, &question.to_bytes());
-        let heard = self.0.redis.publish(unit, &channel(&self.0.redis, unit, node), &message).await;
-        if !matches!(heard, Ok(1..)) {
-            return Err(Unreachable);
+        let to = channel(&self.0.redis, unit, node);
+        // What a client said is lost for good if it is lost here, as no client library looks at the answer. What certainly
+        // was not heard may be said again.
+        let mut attempts = if matches!(question, Question::Hear { .. }) { ATTEMPTS } else { 1 };
+        while !self.is_heard(unit, &to, &message).await? {
+            attempts -= 1;
+            if attempts == 0 {
+                return Err(Unreachable);
+            }
+            sleep(PAUSE).await;
         }
         let answer = timeout(WAIT + WAY_MAX, answer).await.ok().and_then(Result::ok);
         answer.and_then(Answer::from_bytes).ok_or(Unreachable)
