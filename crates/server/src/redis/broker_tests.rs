@@ -18,14 +18,14 @@ use super::tests::support::Redis as Server;
 use crate::config::test_redis;
 
 #[path = "../../tests/support/proxy.rs"]
-mod proxy;
+pub mod proxy;
 
 use proxy::Proxy;
 
 /// How long something may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-const KEPT: Keep = Keep::history(HistoryRule {
+pub const KEPT: Keep = Keep::history(HistoryRule {
     messages: 10_000,
     bytes: 1 << 20,
     ttl: Duration::from_secs(600),
@@ -34,29 +34,29 @@ const KEPT: Keep = Keep::history(HistoryRule {
 
 /// What a node is told.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+pub enum Told {
     /// A publication by its number, and where it was stored.
     Heard(u32, Option<StreamPosition>),
     Gap(StreamPosition),
 }
 
-struct Ear(mpsc::UnboundedSender<Told>);
+struct Ear(mpsc::UnboundedSender<(ChannelKey, Told)>);
 
 #[async_trait]
 impl BrokerEvents for Ear {
-    async fn publication(&self, _key: &ChannelKey, delivery: Delivery) {
+    async fn publication(&self, key: &ChannelKey, delivery: Delivery) {
         let number = delivery.publication.data.trim_matches('"').parse().expect("data is a number in quotes");
-        let _ = self.0.send(Told::Heard(number, delivery.mark.map(|mark| mark.position)));
+        let _ = self.0.send((key.clone(), Told::Heard(number, delivery.mark.map(|mark| mark.position))));
     }
 
-    async fn gap(&self, _key: &ChannelKey, now: Mark) {
-        let _ = self.0.send(Told::Gap(now.position));
+    async fn gap(&self, key: &ChannelKey, now: Mark) {
+        let _ = self.0.send((key.clone(), Told::Gap(now.position)));
     }
 }
 
-struct Node {
-    broker: RedisBroker,
-    told: mpsc::UnboundedReceiver<Told>,
+pub struct Node {
+    pub broker: RedisBroker,
+    told: mpsc::UnboundedReceiver<(ChannelKey, Told)>,
 }
 
 fn room() -> ChannelKey {
@@ -64,11 +64,11 @@ fn room() -> ChannelKey {
 }
 
 impl Node {
-    async fn start(server: &Server) -> Node {
+    pub async fn start(server: &Server) -> Node {
         Node::at(&server.url()).await
     }
 
-    async fn at(url: &str) -> Node {
+    pub async fn at(url: &str) -> Node {
         let (ear, told) = mpsc::unbounded_channel();
         let ears = Arc::new(Ears::default());
         let redis = Redis::start(&test_redis(url), ears.clone()).await.expect("the server serves");
@@ -99,6 +99,10 @@ impl Node {
     }
 
     async fn next(&mut self) -> Told {
+        self.next_of().await.1
+    }
+
+    pub async fn next_of(&mut self) -> (ChannelKey, Told) {
         timeout(PATIENCE, self.told.recv()).await.expect("something is told").expect("the broker lives")
     }
 

@@ -13,6 +13,8 @@
 
 pub mod broker;
 #[cfg(test)]
+mod broker_chaos;
+#[cfg(test)]
 mod broker_tests;
 mod channels;
 mod cluster;
