@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::mirror::{Entry, State};
-use super::presence::{Act, Answer, RedisPresence, unavailable};
+use super::presence::{Act, Answer, RedisPresence, Unit, unavailable};
 use super::{Script, UnitIx};
 
 /// How long a node counts as alive that says nothing. Two beats may be lost, and its members are still gone within 5 s.
@@ -54,8 +54,10 @@ pub struct Lease {
     lost: AtomicBool,
     retired: AtomicBool,
     again: Notify,
-    /// Something may be in doubt.
-    unsettled: Notify,
+    /// Other nodes have left something.
+    others_died: AtomicBool,
+    /// There may be something to take out or to enter again.
+    work: Notify,
 }
 
 impl Lease {
@@ -164,18 +166,8 @@ impl RedisPresence {
         self.call(unit, &BEAT_SCRIPT, args.map(String::into_bytes).into()).await.map_err(unavailable)
     }
 
-    /// Enters again what is in doubt, beside the beats: it may be much, and is told.
-    pub(super) async fn keep_settled(self, unit: UnitIx, teller: Teller) {
-        loop {
-            self.unit(unit).lease.unsettled.notified().await;
-            if let Err(error) = self.settle(unit, &teller).await {
-                tracing::debug!(unit = unit.0, %error, "not settled");
-            }
-        }
-    }
-
     /// Renews the unit's lease until it is ended.
-    pub(super) async fn keep(self, unit: UnitIx, teller: Teller) {
+    pub(super) async fn keep(self, unit: UnitIx) {
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let lease = &self.unit(unit).lease;
@@ -188,35 +180,56 @@ impl RedisPresence {
                 return;
             }
             // The link says what is wrong with the server, and the next beat finds out whether it still is.
-            if let Err(error) = self.beat(unit, &teller).await {
+            if let Err(error) = self.beat(unit).await {
                 tracing::debug!(unit = unit.0, %error, "no beat");
             }
         }
     }
 
-    async fn beat(&self, unit: UnitIx, teller: &Teller) -> Result<(), StoreError> {
-        let permit = teller.0.try_reserve().ok();
-        let slice = if permit.is_some() { SLICE } else { 0 };
-        let called = self.beat_as("beat", unit, LEASE_MS, slice).await?;
+    async fn beat(&self, unit: UnitIx) -> Result<(), StoreError> {
+        let Unit { mirror, lease } = self.unit(unit);
+        let called = self.beat_as("beat", unit, LEASE_MS, 0).await?;
         if called == Value::Nil {
             tracing::warn!(unit = unit.0, "presence lease lapsed; entering everything again");
             self.begin(unit).await?;
-            self.unit(unit).mirror.doubt_all();
+            mirror.doubt_all();
         } else {
-            let mut answer = Answer::of(called)?;
-            if answer.number()? > 0 && permit.is_some() {
-                self.unit(unit).lease.again.notify_one();
+            lease.others_died.store(Answer::of(called)?.number()? > 0, Ordering::SeqCst);
+        }
+        lease.work.notify_one();
+        Ok(())
+    }
+
+    /// Takes out what dead nodes left, and enters again what is in doubt. Beside the beats: it may be much, and is told.
+    pub(super) async fn tend(self, unit: UnitIx, teller: Teller) {
+        let lease = &self.unit(unit).lease;
+        loop {
+            lease.work.notified().await;
+            let reaped = self.reap(unit, &teller).await;
+            if let Err(error) = reaped.and(self.settle(unit, &teller).await) {
+                tracing::debug!(unit = unit.0, %error, "not settled");
             }
+        }
+    }
+
+    async fn reap(&self, unit: UnitIx, teller: &Teller) -> Result<(), StoreError> {
+        let lease = &self.unit(unit).lease;
+        while lease.others_died.load(Ordering::SeqCst) && !lease.retired.load(Ordering::SeqCst) {
+            // Nothing is taken out before it can be told.
+            let Ok(permit) = teller.0.reserve().await else { return Ok(()) };
+            let called = self.beat_as("beat", unit, LEASE_MS, SLICE).await?;
+            if called == Value::Nil {
+                return Ok(());
+            }
+            let mut answer = Answer::of(called)?;
+            lease.others_died.store(answer.number()? > 0, Ordering::SeqCst);
             let mut changes = answer.list()?;
             let mut slice = Vec::new();
             while !changes.is_empty() {
                 slice.push(Change::taken_out(changes.list()?)?);
             }
-            if let Some(permit) = permit.filter(|_| !slice.is_empty()) {
-                permit.send(slice);
-            }
+            permit.send(slice);
         }
-        self.unit(unit).lease.unsettled.notify_one();
         Ok(())
     }
 

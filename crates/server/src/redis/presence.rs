@@ -78,8 +78,8 @@ impl RedisPresence {
     pub fn attend(&self, events: Arc<dyn PresenceEvents>) {
         let teller = Teller::start(events);
         for unit in self.redis.units() {
-            tokio::spawn(self.clone().keep(unit, teller.clone()));
-            tokio::spawn(self.clone().keep_settled(unit, teller.clone()));
+            tokio::spawn(self.clone().keep(unit));
+            tokio::spawn(self.clone().tend(unit, teller.clone()));
         }
     }
 

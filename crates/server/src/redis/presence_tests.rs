@@ -1,6 +1,6 @@
 //! The presence store keeps the contract on one server and on two, and several nodes that share them agree.
 
-use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::presence::RedisPresence;
 use super::tests::support as fixture;
 use super::{LinkEvents, Redis, UnitIx};
-use crate::config::test_config;
+use crate::config::{RedisSettings, test_redis};
 
 /// How long a test waits for what nodes do by themselves, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,11 +83,12 @@ impl PresenceEvents for Told {
 
 /// A node on these servers whose leases nobody renews: as one that is killed just now.
 async fn dying(urls: &[String]) -> RedisPresence {
-    let config = test_config(&format!(
-        "[redis]\nservers = {urls:?}\n[[apps]]\nid = 1\nkeys = [{{ key = \"k\", secret = \"s\" }}]\n"
-    ));
+    dying_in(test_redis(&urls.join(","))).await
+}
+
+async fn dying_in(settings: RedisSettings) -> RedisPresence {
     let relay = Arc::<Relay>::default();
-    let redis = Redis::start(&config.redis.expect("it is set"), relay.clone()).await.expect("the servers are there");
+    let redis = Redis::start(&settings, relay.clone()).await.expect("the servers are there");
     let presence = RedisPresence::start(redis).await.expect("the servers answer");
     *relay.0.lock().expect("no test panics here") = Some(presence.clone());
     presence
@@ -122,37 +123,58 @@ async fn left(node: &RedisPresence, b: u64) -> Option<String> {
     node.leave(&room(), socket(b)).await.expect("the servers answer").last.map(|(user, _)| user)
 }
 
-thread_local! {
-    /// Servers live as long as their test.
-    static SERVERS: RefCell<Vec<fixture::Redis>> = const { RefCell::new(Vec::new()) };
+/// A store that nobody used before, on servers that others may use.
+async fn fresh(redis: &str) -> Arc<dyn PresenceStore> {
+    static INSTALLATIONS: AtomicU32 = AtomicU32::new(0);
+    let n = INSTALLATIONS.fetch_add(1, Ordering::Relaxed);
+    let settings = RedisSettings { prefix: format!("contract-{n}").into(), ..test_redis(redis) };
+    let presence = dying_in(settings).await;
+    presence.attend(Arc::<Told>::default());
+    Arc::new(presence)
 }
 
-async fn on(servers: Vec<fixture::Redis>) -> Arc<dyn PresenceStore> {
-    let urls: Vec<String> = servers.iter().map(fixture::Redis::url).collect();
-    SERVERS.with_borrow_mut(|held| held.extend(servers));
-    Arc::new(living(&urls).await.0)
+async fn keeps_the_contract(redis: &str) {
+    let start = async || fresh(redis).await;
+    fanfare_hub::presence_contract!(in_turn start);
 }
 
-mod on_one_server {
-    async fn start() -> std::sync::Arc<dyn fanfare_hub::PresenceStore> {
-        super::on(vec![super::fixture::Redis::standalone()]).await
+#[tokio::test]
+async fn a_store_on_one_server_keeps_the_contract() {
+    let server = fixture::Redis::standalone();
+    keeps_the_contract(&server.url()).await;
+}
+
+#[tokio::test]
+async fn a_store_on_two_servers_keeps_the_contract() {
+    let servers = fixture::Redis::pair();
+    keeps_the_contract(&servers.each_ref().map(fixture::Redis::url).join(",")).await;
+}
+
+#[tokio::test]
+async fn a_store_that_sentinels_watch_keeps_the_contract() {
+    let group = fixture::Redis::sentinel();
+    keeps_the_contract(&group.url()).await;
+}
+
+#[tokio::test]
+async fn a_store_in_a_cluster_keeps_the_contract() {
+    let cluster = fixture::Redis::cluster();
+    keeps_the_contract(&cluster.url()).await;
+}
+
+#[tokio::test]
+async fn in_a_cluster_too_what_a_dead_node_left_is_taken_out() {
+    let cluster = fixture::Redis::cluster();
+    let urls = [cluster.url()];
+    let dead = dying(&urls).await;
+    let (_node, told) = living(&urls).await;
+    let halls: Vec<_> = (0..20).map(|n| ChannelKey::new("1", &format!("presence-{n:02}"))).collect();
+    for (b, key) in halls.iter().enumerate() {
+        let ann = Member { user_id: "ann".to_owned(), user_info: None };
+        dead.join(key, socket(b as u64), ann, 10).await.expect("there is room");
     }
-
-    fanfare_hub::presence_contract!(
-        #[tokio::test]
-        start
-    );
-}
-
-mod on_two_servers {
-    async fn start() -> std::sync::Arc<dyn fanfare_hub::PresenceStore> {
-        super::on(super::fixture::Redis::pair().into()).await
-    }
-
-    fanfare_hub::presence_contract!(
-        #[tokio::test]
-        start
-    );
+    let expected: Vec<String> = halls.iter().map(|key| format!("left {} ann", key.as_str())).collect();
+    told.becomes(&expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
 #[tokio::test]
