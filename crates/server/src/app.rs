@@ -216,7 +216,7 @@ impl Node {
         let door = Door::new(self.gatekeeper, loops, public, tls, neighbours, stopping, last);
         let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells: Vec<_> = self.loops.iter().map(|handle| handle.stats.clone()).collect();
-        let nodes = self.shared.map(|shared| shared.report(report(http, &self.config, cells.clone())));
+        let nodes = self.shared.as_ref().map(|shared| shared.report(report(http, &self.config, cells.clone())));
         let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, readiness.clone(), nodes.clone()));
         // The admin listener outlives the drain, so that it can be watched.
         let (end, ending) = watch::channel(false);
@@ -232,6 +232,9 @@ impl Node {
         loop {
             tokio::select! {
                 Some(config) = reloads.recv() => {
+                    if let (Some(shared), Some(settings)) = (&self.shared, &config.redis) {
+                        shared.change(settings).await;
+                    }
                     reload(&self.apps, &config, &self.loops).await;
                     reread(self.certificates.as_ref());
                 }

@@ -1,7 +1,7 @@
 //! From written to checked: which Redis servers nodes share.
 
 use super::Secret;
-use super::check::file;
+use super::check::{any, file};
 use super::written::{At, Place, WrittenRedis, Wrong};
 use percent_encoding::percent_decode_str;
 use std::collections::HashSet;
@@ -17,6 +17,20 @@ pub struct RedisSettings {
     pub prefix: Arc<str>,
     /// Roots that sign the servers' certificates; `None`: those that the system trusts.
     pub ca: Option<PathBuf>,
+    /// Whether channels are divided as in a Cluster, so that standalone servers can be added and removed while nodes run.
+    pub partitioned: bool,
+}
+
+impl RedisSettings {
+    /// These settings, with the other's servers where they can be changed while running.
+    pub fn with_servers_of(&self, other: &RedisSettings) -> RedisSettings {
+        match (&self.servers, &other.servers, self.partitioned && other.partitioned) {
+            (RedisServers::Standalone(_), RedisServers::Standalone(_), true) => {
+                RedisSettings { servers: other.servers.clone(), ..self.clone() }
+            }
+            _ => self.clone(),
+        }
+    }
 }
 
 /// The three ways to have several Redis servers.
@@ -67,7 +81,16 @@ pub(super) const VARIABLE: &str = "FANFARE_REDIS";
 pub(super) fn checked(At { value: mut written, place }: At<WrittenRedis>) -> Result<RedisSettings, Wrong> {
     let prefix = prefix(written.prefix.take())?;
     let ca = written.ca.take().map(file).transpose()?;
-    Ok(RedisSettings { servers: servers(written, place)?, prefix, ca })
+    let partitioned = written.partitioned.take();
+    let partitioned_place = partitioned.as_ref().map(|at| at.place.clone());
+    let partitioned = any(partitioned, false);
+    let servers = servers(written, place)?;
+    match (&servers, partitioned_place) {
+        (RedisServers::Standalone(_), _) | (_, None) => Ok(RedisSettings { servers, prefix, ca, partitioned }),
+        (_, Some(place)) => {
+            Err(Wrong::at(place, "`partitioned` is for `servers`; Sentinels and Clusters move by themselves"))
+        }
+    }
 }
 
 fn servers(written: WrittenRedis, table: Place) -> Result<RedisServers, Wrong> {

@@ -100,9 +100,15 @@ impl Watcher {
 
     /// The new apps in the house that is running.
     fn keep_fixed(&self, new: Config) -> Result<Config, String> {
-        let kept = Config { apps: new.apps.clone(), dev: new.dev, ..self.running.clone() };
+        let redis = match (&self.running.redis, &new.redis) {
+            (Some(old), Some(new)) => Some(old.with_servers_of(new)),
+            (old, _) => old.clone(),
+        };
+        let kept = Config { apps: new.apps.clone(), dev: new.dev, redis, ..self.running.clone() };
         if kept != new {
-            warn!("only apps and their limits can be changed while running; the rest takes a restart");
+            warn!(
+                "only apps, their limits and partitioned Redis servers can be changed while running; the rest takes a restart"
+            );
         }
         // The file may have moved to another address together with its credentials, but the socket has not.
         development_stays_home(&kept)?;

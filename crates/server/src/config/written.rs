@@ -195,6 +195,7 @@ table! {
         password: String,
         prefix: String,
         ca: String,
+        partitioned: bool,
     }
 }
 

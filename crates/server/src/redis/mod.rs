@@ -160,7 +160,7 @@ impl Redis {
             let _ = unit.subscriptions().want(&subscriber::probe_channel(unit, &common.node));
         }
         let ring = topology::ring_of(&units);
-        let topology = Arc::new(Topology::new(settings.servers.clone(), units, common));
+        let topology = Arc::new(Topology::new(settings, units, common));
         let live = |unit: &Arc<Unit>| Running::start(unit.clone().live(events.clone()));
         let mut tasks: Vec<Running> = topology.units().iter().map(live).collect();
         let following = topology.clone();
@@ -186,9 +186,15 @@ impl Redis {
         &self.inner.node
     }
 
+    /// Goes over to other servers, if the settings were made for it ([`RedisSettings::partitioned`]): the units that move go down,
+    /// and come up again with another generation. Other nodes that still have the old servers cannot use those units any more.
+    pub async fn change(&self, settings: &RedisSettings) {
+        self.inner.topology.change(settings.servers.clone()).await;
+    }
+
     /// Stands for the set of servers: nodes among which it differs do not assign channels alike.
     pub fn ring(&self) -> String {
-        format!("{:016x}", self.inner.ring.fingerprint())
+        format!("{:016x}", self.inner.topology.fingerprint())
     }
 
     /// What this node sees of the servers.

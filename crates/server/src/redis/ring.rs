@@ -44,6 +44,20 @@ impl Ring {
     }
 }
 
+/// Which server has which partition: the one that scores highest with it and has room, as none has more than its share.
+/// A server that is added or removed moves few others' partitions.
+pub(super) fn shares(partitions: &[&str], servers: &[&str]) -> Vec<usize> {
+    let room = partitions.len().div_ceil(servers.len());
+    let mut taken = vec![0; servers.len()];
+    let share = |partition: &&str| {
+        let score = |&ix: &usize| mixed(hash(partition.as_bytes()) ^ hash(servers[ix].as_bytes()));
+        let best = (0..servers.len()).filter(|&ix| taken[ix] < room).max_by_key(score).expect("there is room for all");
+        taken[best] += 1;
+        best
+    };
+    partitions.iter().map(share).collect()
+}
+
 /// FNV-1a, and then mixed, as its high bits change little with the last bytes.
 fn hash(name: &[u8]) -> u64 {
     mixed(
@@ -132,6 +146,16 @@ mod tests {
         let ring_of = ring(&["a:1", "b:1"]);
         assert_eq!(ring_of.fingerprint(), ring(&["b:1", "a:1"]).fingerprint());
         assert_ne!(ring_of.fingerprint(), ring(&["a:1", "b:2"]).fingerprint());
+    }
+
+    #[test]
+    fn servers_share_partitions_evenly_and_keep_most_when_one_comes() {
+        let tags = partition_tags();
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        let (two, three) = (shares(&tags, &["a:1", "b:1"]), shares(&tags, &["a:1", "b:1", "c:1"]));
+        assert_eq!(two.iter().filter(|server| **server == 0).count(), 32);
+        let moved = two.iter().zip(&three).filter(|(before, after)| before != after).count();
+        assert!((21..=32).contains(&moved), "{moved}");
     }
 
     #[test]

@@ -135,6 +135,11 @@ impl Shared {
         }
     }
 
+    /// Goes over to other servers.
+    pub async fn change(&self, settings: &RedisSettings) {
+        self.redis.change(settings).await;
+    }
+
     /// Says from now on to the other nodes what this one is.
     pub fn report(&self, report: impl Fn() -> Report + Send + 'static) -> Nodes {
         Nodes::start(self.redis.clone(), report)

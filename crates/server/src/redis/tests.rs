@@ -291,6 +291,45 @@ async fn a_slot_takes_its_channels_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_come_and_go_with_their_partitions() {
+    let servers: Vec<support::Redis> = (0..3).map(|_| support::Redis::standalone()).collect();
+    let of = |ixs: &[usize]| RedisSettings {
+        partitioned: true,
+        ..standalone(&ixs.iter().map(|ix| &servers[*ix]).collect::<Vec<_>>())
+    };
+    let (redis, diary) = start(&of(&[0, 1])).await;
+    let (late, late_diary) = start(&of(&[0, 1])).await;
+    assert_eq!(redis.units().count(), 64);
+    subscribe_everywhere(&redis).await;
+    subscribe_everywhere(&late).await;
+    let (ring, ups) = (redis.ring(), diary.ups());
+    redis.change(&of(&[0, 1, 2])).await;
+    eventually("partitions move", async || diary.ups() > ups && redis.units().all(|unit| redis.is_up(unit))).await;
+    assert_ne!(redis.ring(), ring);
+    works_everywhere(&redis, &diary).await;
+    assert!(servers[2].calls("evalsha") > 0, "the third one has some");
+    let script = counter();
+    let counts = redis.units().map(async |unit| (unit, count(&late, unit, &script).await));
+    for (unit, counted) in futures_util::future::join_all(counts).await {
+        // Whoever still has the old servers publishes nothing past those who have the new ones.
+        let there = redis.inner.topology.units()[usize::from(unit.0)].home().expect("a home").address.port;
+        assert_eq!(counted.is_ok(), there != servers[2].port() && late.is_up(unit), "{unit:?} {counted:?}");
+    }
+    late.change(&of(&[0, 1, 2])).await;
+    eventually("the other follows", async || late.units().all(|unit| late.is_up(unit))).await;
+    works_everywhere(&late, &late_diary).await;
+    // And back, to servers that have had them before.
+    for node in [&redis, &late] {
+        node.change(&of(&[0, 1])).await;
+    }
+    let all_up = |node: &Redis| node.units().all(|unit| node.is_up(unit));
+    eventually("all is up", async || all_up(&redis) && all_up(&late)).await;
+    works_everywhere(&redis, &diary).await;
+    works_everywhere(&late, &late_diary).await;
+    assert_eq!(redis.servers().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_checked() {
     let authority = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a certificate");
     let folder = tempfile::tempdir().expect("a folder");

@@ -16,6 +16,7 @@ use redis::{Cmd, Value};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 /// How often Sentinels and Clusters are asked when nothing seems wrong.
@@ -33,9 +34,11 @@ pub(super) type Homes = HashMap<UnitIx, Address>;
 /// The units of the settings, none of which has a server yet; `first` is the number of the first.
 pub(super) fn units(settings: &RedisSettings, first: u16) -> Vec<Arc<Unit>> {
     let names: Vec<(Arc<str>, Option<String>)> = match &settings.servers {
-        RedisServers::Standalone(servers) => servers.iter().map(|server| (server.name.clone(), None)).collect(),
+        RedisServers::Standalone(servers) if !settings.partitioned => {
+            servers.iter().map(|server| (server.name.clone(), None)).collect()
+        }
         RedisServers::Sentinel { masters, .. } => masters.iter().map(|master| (master.clone(), None)).collect(),
-        RedisServers::Cluster(_) => {
+        RedisServers::Standalone(_) | RedisServers::Cluster(_) => {
             ring::partition_tags().into_iter().map(|tag| (tag.as_str().into(), Some(tag))).collect()
         }
     };
@@ -52,7 +55,10 @@ pub(super) fn ring_of(units: &[Arc<Unit>]) -> Ring {
 
 /// What keeps units at their servers.
 pub(super) struct Topology {
-    servers: RedisServers,
+    servers: Mutex<RedisServers>,
+    /// Told when `servers` has changed.
+    changed: Notify,
+    partitioned: bool,
     units: Vec<Arc<Unit>>,
     links: Mutex<HashMap<Address, LiveLink>>,
     common: Arc<Common>,
@@ -62,8 +68,60 @@ pub(super) struct Topology {
 
 impl Topology {
     /// Nothing happens before [`Topology::follow`].
-    pub fn new(servers: RedisServers, units: Vec<Arc<Unit>>, common: Arc<Common>) -> Topology {
-        Topology { servers, units, links: Mutex::default(), common, fault: Mutex::default() }
+    pub fn new(settings: &RedisSettings, units: Vec<Arc<Unit>>, common: Arc<Common>) -> Topology {
+        Topology {
+            servers: Mutex::new(settings.servers.clone()),
+            changed: Notify::new(),
+            partitioned: settings.partitioned,
+            units,
+            links: Mutex::default(),
+            common,
+            fault: Mutex::default(),
+        }
+    }
+
+    /// Gives partitions to other servers. Where one was, nobody may publish from here on; a server that is gone is left as it is.
+    pub async fn change(&self, to: RedisServers) {
+        let (RedisServers::Standalone(old), RedisServers::Standalone(new), true) =
+            (self.configured(), &to, self.partitioned)
+        else {
+            return;
+        };
+        let (old, new) = (self.homes(&old), self.homes(new));
+        let moved: Vec<&Arc<Unit>> = self.units.iter().filter(|unit| old[&unit.ix] != new[&unit.ix]).collect();
+        if moved.is_empty() {
+            return;
+        }
+        tracing::info!(partitions = moved.len(), "giving partitions to other Redis servers");
+        join_all(moved.iter().map(|unit| unit.close(&new[&unit.ix]))).await;
+        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        self.changed.notify_one();
+    }
+
+    fn configured(&self) -> RedisServers {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Which standalone server has which unit.
+    fn homes(&self, servers: &[RedisServer]) -> Homes {
+        let units = || self.units.iter().map(|unit| unit.ix);
+        if !self.partitioned {
+            return units().zip(servers.iter().map(Address::from)).collect();
+        }
+        let partitions: Vec<&str> = self.units.iter().map(|unit| &*unit.name).collect();
+        let names: Vec<&str> = servers.iter().map(|server| &*server.name).collect();
+        let shares = ring::shares(&partitions, &names);
+        units().zip(shares.into_iter().map(|ix| Address::from(&servers[ix]))).collect()
+    }
+
+    /// Stands for the set of servers.
+    pub fn fingerprint(&self) -> u64 {
+        match self.configured() {
+            RedisServers::Standalone(servers) if self.partitioned => {
+                Ring::new(servers.iter().map(|server| (UnitIx(0), &*server.name))).fingerprint()
+            }
+            _ => ring_of(&self.units).fingerprint(),
+        }
     }
 
     /// The units that it keeps.
@@ -103,8 +161,9 @@ impl Topology {
             let homes = self.ask(&mut asker, &mut known).await;
             let fault = homes.map(|homes| self.settle(&homes)).err();
             *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
-            if matches!(self.servers, RedisServers::Standalone(_)) {
-                return std::future::pending().await;
+            if matches!(self.configured(), RedisServers::Standalone(_)) {
+                self.changed.notified().await;
+                continue;
             }
             sleep(ASK_PAUSE).await;
             let _ = timeout(ASK_EVERY, self.common.doubt.notified()).await;
@@ -112,10 +171,8 @@ impl Topology {
     }
 
     async fn ask(&self, asker: &mut Asker, known: &mut HashSet<Address>) -> Result<Homes, String> {
-        match &self.servers {
-            RedisServers::Standalone(servers) => {
-                Ok(self.units.iter().map(|unit| unit.ix).zip(servers.iter().map(Address::from)).collect())
-            }
+        match &self.configured() {
+            RedisServers::Standalone(servers) => Ok(self.homes(servers)),
             RedisServers::Sentinel { sentinels, .. } => {
                 let mut homes = Homes::new();
                 for unit in &self.units {
@@ -152,7 +209,7 @@ impl Topology {
                 continue;
             }
             tracing::info!(unit = %unit.name, server = %address, "unit is at");
-            let start = || LiveLink::start(address.clone(), self.login(unit), self.common.clone());
+            let start = || LiveLink::start(address.clone(), self.login(address), self.common.clone());
             let live = links.entry(address.clone()).or_insert_with(start);
             unit.settle(Some(live.link.clone()));
         }
@@ -161,12 +218,12 @@ impl Topology {
         links.retain(|address, _| home_of_any(address));
     }
 
-    fn login(&self, unit: &Unit) -> Login {
-        match &self.servers {
+    fn login(&self, at: &Address) -> Login {
+        match &self.configured() {
             RedisServers::Sentinel { login, .. } => login.clone(),
             RedisServers::Cluster(seeds) => login_of(seeds),
             RedisServers::Standalone(servers) => {
-                let server = servers.iter().find(|server| server.name == unit.name);
+                let server = servers.iter().find(|server| Address::from(*server) == *at);
                 server.map(|server| server.login.clone()).unwrap_or_default()
             }
         }

@@ -4,6 +4,7 @@
 //! everything, tell that it is up; and when that no longer holds, tell that it is down.
 
 use super::commands::Commands;
+use super::dial::Address;
 use super::link::Link;
 use super::refusal::{Refusal, judge};
 use super::subscriber::Subscriber;
@@ -25,6 +26,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Between attempts at a slot that is on its way.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
+static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/close.lua")));
 static FENCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/fence.lua")));
 
 /// What is asked of a server.
@@ -62,6 +64,8 @@ pub(super) struct Unit {
     fenced: Notify,
     /// Told when the server ended a subscription or refused one: the slot is elsewhere.
     moved: Notify,
+    /// The server that it was given to and has not begun at, which may have had it before.
+    given_to: Mutex<Option<Address>>,
     /// Whether the listeners were told that it is up, and not yet that it is down.
     risen: AtomicBool,
 }
@@ -86,6 +90,7 @@ impl Unit {
             subscribed: Notify::new(),
             fenced: Notify::new(),
             moved: Notify::new(),
+            given_to: Mutex::default(),
             risen: AtomicBool::new(false),
         }
     }
@@ -210,6 +215,18 @@ impl Unit {
         route.commands.run(script, &keys, &args).await
     }
 
+    /// Ends it at its server, as another one is to have it. A server that does not answer has nobody who publishes there.
+    pub async fn close(&self, given_to: &Address) {
+        *self.given_to() = Some(given_to.clone());
+        if let Err(error) = self.ask(&Question::Script { script: &CLOSE, keys: &[], args: &[] }).await {
+            tracing::warn!(unit = %self.name, %error, "taken from a server that does not know");
+        }
+    }
+
+    fn given_to(&self) -> MutexGuard<'_, Option<Address>> {
+        self.given_to.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The unit's task. Ends never.
     pub async fn live(self: Arc<Self>, events: Arc<dyn LinkEvents>) {
         let mut home = self.home.subscribe();
@@ -260,9 +277,14 @@ impl Unit {
 
     async fn fence(&self, link: &Link, commands: &Commands) -> u64 {
         loop {
-            let answer = commands.run(&FENCE, &[&self.fence_key], &[]).await;
+            let is_given = self.given_to().as_ref() == Some(&link.address);
+            let given: &[u8] = if is_given { b"open" } else { b"" };
+            let answer = commands.run(&FENCE, &[&self.fence_key], &[given]).await;
             match answer.and_then(|value| Ok(redis::from_redis_value::<u64>(value)?)) {
-                Ok(generation) => return generation,
+                Ok(generation) => {
+                    self.given_to().take_if(|address| *address == link.address);
+                    return generation;
+                }
                 Err(error) if judge(&error) == Refusal::Moved => link.doubt(),
                 Err(error) => link.blame(error.to_string()),
             }

@@ -1,12 +1,19 @@
 #!lua flags=allow-oom
 -- Answers the unit's generation. A process that has not served this unit before, or was promoted since, may lack what another
 -- one answered for: the generation rises, and whoever still has the old one is refused.
--- KEYS: fence
+-- KEYS: fence. ARGV: 'open' if the unit was given to this server, which may have had it before
 local function said(section, field)
   return string.match(redis.call('INFO', section), field .. ':(%w+)')
 end
 local identity = said('server', 'run_id') .. ':' .. said('replication', 'master_replid')
-local fence = redis.call('HMGET', KEYS[1], 'generation', 'identity')
+local fence = redis.call('HMGET', KEYS[1], 'generation', 'identity', 'moved')
+if fence[3] then
+  if ARGV[1] ~= 'open' then
+    return redis.error_reply('GONE its channels were given to another server')
+  end
+  redis.call('HDEL', KEYS[1], 'moved', 'identity')
+  fence[2] = false
+end
 if fence[1] and fence[2] == identity then
   return fence[1]
 end
