@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use support::proxy::Proxy;
 use support::redis::Redis;
 use support::{APP_ID, Certificate, KEY, SECRET, Server, one_app};
 
@@ -172,6 +173,31 @@ fn fanfare_js_loses_nothing_in_a_graceful_restart() {
 #[test]
 fn fanfare_js_tells_the_gap_after_a_crash() {
     fanfare_js_and_a_restart("crash", "KILL");
+}
+
+#[test]
+fn fanfare_js_goes_on_at_another_node_when_its_own_stops() {
+    let redis = Redis::standalone();
+    let config = format!("drain_s = 2\n{}\n[redis]\nservers = [\"{}\"]\n", one_app(HISTORY), redis.url());
+    let [mut one, two] = [(); 2].map(|()| Server::start(&config));
+    let balancer = Proxy::to(one.addr);
+    let mut command = node_command("fanfare-restart.mjs", &one);
+    command.env("FANFARE_PORT", balancer.addr.port().to_string()).env("RESTART", "graceful");
+    let mut driver = command.stdout(Stdio::piped()).spawn().expect("node starts");
+    let mut said = BufReader::new(driver.stdout.take().expect("stdout is piped")).lines();
+    await_line(&mut said, "subscribed");
+    (0..10).for_each(|number| one.publish("room", "message", &number.to_string()));
+    await_line(&mut said, "numbered");
+
+    balancer.lead_to(two.addr);
+    one.signal("TERM");
+    // Some are still there, some have come, and some are in between.
+    for number in 10..20 {
+        two.publish("room", "message", &number.to_string());
+        std::thread::sleep(std::time::Duration::from_millis(150));
+    }
+    assert!(one.wait().success());
+    assert!(driver.wait().expect("node ends").success());
 }
 
 fn fanfare_js_and_a_restart(kind: &str, signal: &str) {
