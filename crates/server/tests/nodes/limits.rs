@@ -111,3 +111,19 @@ fn a_token_that_one_node_took_back_is_refused_by_all() {
     nodes.restart(1);
     eventually("the servers have it again", || publish(&nodes, 1) == 401);
 }
+
+#[test]
+fn while_redis_is_away_the_share_that_a_node_had_holds() {
+    let mut server = Redis::standalone();
+    let nodes = Nodes::start(&server.url(), 2, &one_app("[apps.limits]\nconnections_max = 20"));
+    let mut sockets: Vec<Socket> = (0..2).filter_map(|ix| connect(&nodes, ix)).collect();
+    assert_eq!(sockets.len(), 2);
+    sleep(ROUND);
+    server.kill();
+    fill(&nodes, 0, &mut sockets, 30);
+    let one = sockets.len();
+    assert!(one > 2, "it had been granted more than it used");
+    fill(&nodes, 1, &mut sockets, 30);
+    println!("connections: {one} with the first, {} with both", sockets.len());
+    assert!(sockets.len() <= 20, "{}", sockets.len());
+}
