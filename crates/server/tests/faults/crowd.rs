@@ -171,6 +171,10 @@ impl Listener {
             let ended = self.visit(node, &mut cursor, done);
             let mut state = self.lock();
             state.confirmed.clear();
+            if self.transport == Transport::Stock {
+                // Who cannot resume is told by the end of its connection.
+                state.tallies.values_mut().for_each(Tally::flag);
+            }
             let _ = writeln!(state.story, "  {:.2?} {node}: {ended}", start.elapsed());
             drop(state);
             thread::sleep(PAUSE_MAX.mul_f64(dice.share()));
