@@ -13,9 +13,9 @@ use super::{CallError, LinkEvents, Script, UnitIx};
 use arc_swap::ArcSwapOption;
 use futures_util::FutureExt;
 use redis::{Cmd, RedisResult, Value};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +27,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
 static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/close.lua")));
+/// By how much the clocks of this machine and of Redis may differ where two primaries served at the same time.
+const CLOCKS_DIFFER: Duration = Duration::from_millis(100);
+
 static FENCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/fence.lua")));
 
 /// What is asked of a server.
@@ -68,6 +71,10 @@ pub(super) struct Unit {
     given_to: Mutex<Option<Address>>,
     /// Whether the listeners were told that it is up, and not yet that it is down.
     risen: AtomicBool,
+    /// When the last script was answered, in microseconds since 1970; 0: never.
+    answered_us: AtomicU64,
+    /// Which process answered the last fence: its `run_id` and replication id.
+    process: Mutex<String>,
 }
 
 impl Unit {
@@ -92,6 +99,8 @@ impl Unit {
             moved: Notify::new(),
             given_to: Mutex::default(),
             risen: AtomicBool::new(false),
+            answered_us: AtomicU64::new(0),
+            process: Mutex::default(),
         }
     }
 
@@ -179,7 +188,7 @@ impl Unit {
         loop {
             let route = self.route().ok_or(CallError::Down)?;
             let error = match self.ask_once(&route, question).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return self.believe(&route, question, answer),
                 Err(error) => error,
             };
             match judge(&error) {
@@ -200,6 +209,17 @@ impl Unit {
                 }
             }
         }
+    }
+
+    /// What a server says that the unit has left may be known to nobody else: then it is as if it had not been said.
+    fn believe(&self, route: &Arc<Route>, question: &Question<'_>, answer: Value) -> Result<Value, CallError> {
+        if matches!(question, Question::Script { .. }) {
+            if !self.is_current(route) {
+                return Err(CallError::Timeout);
+            }
+            self.answered_us.store(now_us(), Ordering::Release);
+        }
+        Ok(answer)
     }
 
     async fn ask_once(&self, route: &Route, question: &Question<'_>) -> RedisResult<Value> {
@@ -275,14 +295,26 @@ impl Unit {
         }
     }
 
+    fn process(&self) -> MutexGuard<'_, String> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn fence(&self, link: &Link, commands: &Commands) -> u64 {
         loop {
             let is_given = self.given_to().as_ref() == Some(&link.address);
             let given: &[u8] = if is_given { b"open" } else { b"" };
-            let answer = commands.run(&FENCE, &[&self.fence_key], &[given]).await;
-            match answer.and_then(|value| Ok(redis::from_redis_value::<u64>(value)?)) {
-                Ok(generation) => {
+            let before = self.process().clone();
+            let until_us = match self.answered_us.load(Ordering::Acquire) {
+                0 => 0,
+                us => us + CLOCKS_DIFFER.as_micros() as u64,
+            };
+            let until_us = until_us.to_string();
+            let args = [given, before.as_bytes(), until_us.as_bytes()];
+            let answer = commands.run(&FENCE, &[&self.fence_key], &args).await;
+            match answer.and_then(|value| Ok(redis::from_redis_value::<(u64, String)>(value)?)) {
+                Ok((generation, process)) => {
                     self.given_to().take_if(|address| *address == link.address);
+                    *self.process() = process;
                     return generation;
                 }
                 Err(error) if judge(&error) == Refusal::Moved => link.doubt(),
@@ -339,4 +371,8 @@ impl Unit {
             events.down(self.ix);
         }
     }
+}
+
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }

@@ -16,6 +16,12 @@ fn a_failover_by_sentinels_loses_nothing_without_a_word() {
     group.await_primary_after(old);
     println!("F3 Sentinel: another primary after {:.1?}", killed.elapsed());
     show.recover("primary killed", killed);
+
+    group.servers[old].restart();
+    eventually("the old primary follows", || group.servers[old].info("master_link_status") == "up");
+    let asked = Instant::now();
+    group.failover();
+    show.recover("failover in order", asked);
     assert_eq!(show.end().reconnects_of_cursors, 0, "connections stay up");
 }
 
