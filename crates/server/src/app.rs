@@ -238,7 +238,11 @@ impl Node {
                     reload(&self.apps, &config, &self.loops).await;
                     reread(self.certificates.as_ref());
                 }
-                Ok(()) = revocations.changed() => recheck(&self.loops).await,
+                Ok(()) = revocations.changed() => {
+                    let changes = *revocations.borrow_and_update();
+                    recheck(&self.loops).await;
+                    self.tokens.heed(changes);
+                }
                 ended = &mut door => ended?.context("the public listener failed")?,
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
@@ -329,11 +333,15 @@ async fn reload(apps: &Apps, config: &Config, loops: &[LoopHandle]) {
     }
 }
 
-/// Somebody who was let in may have to go.
+/// Somebody who was let in may have to go. Returns when all loops have looked.
 async fn recheck(loops: &[LoopHandle]) {
+    let (done, mut all_done) = mpsc::channel(1);
     for handle in loops {
-        handle.orders.send(Order::Recheck).await;
+        handle.orders.send(Order::Recheck { done: done.clone() }).await;
     }
+    drop(done);
+    // Nothing is ever sent: it ends with the last loop's end of it.
+    all_done.recv().await;
 }
 
 /// The certificate may have been renewed; one that cannot be used changes nothing.

@@ -30,15 +30,19 @@ use revoked::Revocations;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Bytes of a token. It has to fit into a request head of 16 KiB, beside everything else.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
 
 /// How far the clock of whoever made a token may be from ours.
 const LEEWAY_S: u64 = 5;
+
+/// How long a revocation waits for the loops.
+const HEEDED_MAX: Duration = Duration::from_secs(1);
 
 /// Why a token lets nobody in. All of them are 401: a new token may do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +100,8 @@ pub struct Tokens {
     ledger: Arc<Mutex<Ledger>>,
     /// How many revocations there have been.
     changes: Arc<watch::Sender<u64>>,
+    /// Up to which of them all connections of this node have been asked again.
+    heeded: Arc<watch::Sender<u64>>,
     peers: Arc<OnceLock<Arc<dyn Peers>>>,
 }
 
@@ -122,7 +128,8 @@ struct Ledger {
 impl Default for Tokens {
     /// Revocations end with this process.
     fn default() -> Tokens {
-        Tokens { ledger: Arc::default(), changes: Arc::new(watch::Sender::new(0)), peers: Arc::default() }
+        let (changes, heeded) = (Arc::new(watch::Sender::new(0)), Arc::new(watch::Sender::new(0)));
+        Tokens { ledger: Arc::default(), changes, heeded, peers: Arc::default() }
     }
 }
 
@@ -166,9 +173,11 @@ impl Tokens {
         Ok(line)
     }
 
-    /// Takes tokens back on all nodes.
+    /// Takes tokens back on all nodes. On this one, nobody who came in with such a token is shown anything that is published
+    /// after it returned.
     pub async fn revoke_everywhere(&self, app: &str, whose: Whose, exp_s: Option<u64>) -> Result<(), BadRevocation> {
         let line = self.revoke(app, whose, exp_s)?;
+        self.all_heeded().await;
         match self.peers.get() {
             Some(peers) => peers.tell(&line).await,
             None => Ok(()),
@@ -199,6 +208,18 @@ impl Tokens {
     /// Changes with each revocation: connections that came in with a token are to be asked again ([`Self::is_revoked`]).
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// All connections have been asked again, up to this count of changes.
+    pub fn heed(&self, changes: u64) {
+        self.heeded.send_replace(changes);
+    }
+
+    async fn all_heeded(&self) {
+        let changes = *self.changes.borrow();
+        let mut heeded = self.heeded.subscribe();
+        // A node that is about to end looks no more: its connections are on their way out.
+        let _ = timeout(HEEDED_MAX, heeded.wait_for(|heeded| *heeded >= changes)).await;
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -130,7 +130,10 @@ pub enum Order {
     },
     /// Apps have changed, or tokens were revoked: connections of apps that are gone or disabled are closed, and those
     /// whose token is.
-    Recheck,
+    Recheck {
+        /// To be dropped when that is done.
+        done: tokio::sync::mpsc::Sender<()>,
+    },
     /// Close everything, spread over this time, and end.
     Drain {
         /// 0 closes everything at once.

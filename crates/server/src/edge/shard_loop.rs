@@ -469,7 +469,10 @@ impl ShardLoop {
             match order {
                 Order::Hear { conn, texts } => self.hear(conn, &texts),
                 Order::Adopt(arrival) => self.adopt(*arrival),
-                Order::Recheck => self.desk.recheck(),
+                Order::Recheck { done } => {
+                    self.desk.recheck();
+                    drop(done);
+                }
                 Order::Drain { over_ms } => {
                     self.drain = Some(Drain { began_ms: self.desk.now_ms, over_ms, next: 0 });
                 }
