@@ -129,6 +129,11 @@ impl Link {
         some(&self.commands).await
     }
 
+    /// Whether it was found to be of no use; not so while it is dialled for the first time.
+    pub fn is_gone(&self) -> bool {
+        self.commands.borrow().is_none() && !self.fault().is_empty()
+    }
+
     /// Waits until that connection is lost.
     pub async fn commands_lost(&self, commands: &Arc<Commands>) {
         gone(&self.commands, commands).await;
@@ -216,11 +221,11 @@ impl Link {
             why = self.heartbeat(&commands, &health) => why,
             why = self.keep_subscribed(&commands, login) => why,
         };
+        tracing::warn!(server = %self.address, why, "lost Redis");
+        self.blame(why);
         self.commands.send_replace(None);
         self.subscriber.send_replace(None);
         self.lost.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(server = %self.address, why, "lost Redis");
-        self.blame(why);
         Ok(())
     }
 

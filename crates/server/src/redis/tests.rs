@@ -275,10 +275,16 @@ async fn a_slot_takes_its_channels_along() {
     let (from, ups) = (cluster.owner(slot), diary.ups());
     let to = (from + 1) % 3;
     let calls = async {
+        let mut open = 0;
         for _ in 0..50 {
-            assert!(count(&redis, first, &counter()).await.is_ok(), "a call waits for the slot");
+            match count(&redis, first, &counter()).await {
+                // What the old server answers once it is known to have lost the slot is not believed.
+                Err(CallError::Timeout) => open += 1,
+                answer => assert!(answer.is_ok(), "a call waits for the slot: {answer:?}"),
+            }
             sleep(Duration::from_millis(5)).await;
         }
+        assert!(open <= 1, "{open} answers were not believed");
     };
     let moving = async {
         tokio::task::block_in_place(|| cluster.migrate([slot], to));

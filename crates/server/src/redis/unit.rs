@@ -23,6 +23,8 @@ use tokio::time::{sleep, timeout};
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts at what a server refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a question waits for a server that has only just been given the unit.
+const ARRIVAL: Duration = Duration::from_millis(500);
 /// Between attempts at a slot that is on its way.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
@@ -140,6 +142,23 @@ impl Unit {
         }
     }
 
+    /// Where questions go, as soon as that is known: not while its server is gone.
+    async fn arrival(&self) -> Option<Arc<Route>> {
+        let arriving = async {
+            loop {
+                let changed = self.routed.notified();
+                if let Some(route) = self.route() {
+                    return Some(route);
+                }
+                if self.home().is_none_or(|link| link.is_gone()) {
+                    return None;
+                }
+                changed.await;
+            }
+        };
+        timeout(ARRIVAL, arriving).await.ok().flatten()
+    }
+
     /// Whether the listeners know it as up.
     pub fn has_risen(&self) -> bool {
         self.risen.load(Ordering::Acquire)
@@ -186,7 +205,7 @@ impl Unit {
 
     async fn ask_on(&self, question: &Question<'_>) -> Result<Value, CallError> {
         loop {
-            let route = self.route().ok_or(CallError::Down)?;
+            let route = self.arrival().await.ok_or(CallError::Down)?;
             let error = match self.ask_once(&route, question).await {
                 Ok(answer) => return self.believe(&route, question, answer),
                 Err(error) => error,

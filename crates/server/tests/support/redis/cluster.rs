@@ -137,10 +137,12 @@ impl Cluster {
         }
     }
 
-    /// Lets a replica take its primary's place in order. Returns once it has.
+    /// Lets a replica take its primary's place in order. Returns once everyone knows.
     pub fn failover(&self, replica: usize) {
         self.nodes[replica].run(&["CLUSTER", "FAILOVER"]);
         eventually("the replica is a primary", || self.nodes[replica].info("role") == "master");
+        let slots = self.slots(replica);
+        eventually("everyone knows", || slots.iter().all(|slots| self.primary_of(*slots.start()) == Some(replica)));
         self.await_ok();
     }
 
@@ -192,17 +194,23 @@ impl Cluster {
         self.nodes[ix].run(&["CLUSTER", "MYID"]).text()
     }
 
-    /// The owner by the account of the first node that answers, if that is alive and says so itself.
+    /// The owner by the account of every node that answers, if that is alive and says so itself.
     fn primary_of(&self, slot: u16) -> Option<usize> {
-        let map = self.nodes.iter().find_map(|node| node.try_ask(&["CLUSTER", "SLOTS"]))?;
-        let row = map.array().iter().map(Reply::array).find(|row| {
-            let slots = row[0].int()..=row[1].int();
-            slots.contains(&i64::from(slot))
-        })?;
-        let port = row[2].array()[1].int();
+        let mut maps = self.nodes.iter().filter_map(|node| node.try_ask(&["CLUSTER", "SLOTS"]));
+        let port = primary_port(&maps.next()?, slot)?;
         let ix = self.nodes.iter().position(|node| i64::from(node.port()) == port)?;
-        (self.nodes[ix].info("role") == "master").then_some(ix)
+        let is_agreed = maps.all(|map| primary_port(&map, slot) == Some(port));
+        (is_agreed && self.nodes[ix].info("role") == "master").then_some(ix)
     }
+}
+
+/// Who has a slot by what `CLUSTER SLOTS` answered.
+fn primary_port(map: &Reply, slot: u16) -> Option<i64> {
+    let row = map.array().iter().map(Reply::array).find(|row| {
+        let slots = row[0].int()..=row[1].int();
+        slots.contains(&i64::from(slot))
+    })?;
+    Some(row[2].array()[1].int())
 }
 
 fn is_ok(node: &Redis) -> bool {
