@@ -29,7 +29,7 @@ until redis-cli -p 7001 ping && redis-cli -p 7002 ping; do sleep 0.1; done >/dev
 
 export FANFARE_REDIS='redis://127.0.0.1:7001#one,redis://127.0.0.1:7002#two'
 for n in 1 2 3; do
-    target/release/fanfare serve --listen 127.0.0.1:600$n --admin-listen 127.0.0.1:960$n --data-dir "$data/$n" \
+    "${CARGO_TARGET_DIR:-target}"/release/fanfare serve --listen 127.0.0.1:600$n --admin-listen 127.0.0.1:960$n --data-dir "$data/$n" \
         >"$data/node-$n.log" 2>&1 &
     pids="$pids $!"
 done

@@ -127,7 +127,7 @@ impl Crowd {
             let state = listener.lock();
             for (channel, tally) in &state.tallies {
                 let counts = tally.counts(last[channel]);
-                if counts.lost + counts.reordered > 0 || !tally.is_done(last[channel]) {
+                if counts.lost + counts.reordered + counts.repeated > 0 || !tally.is_done(last[channel]) {
                     let (transport, lost) = (listener.transport, tally.lost(last[channel]));
                     // Writing to a string cannot fail.
                     let _ = writeln!(text, "#{ix} {transport:?} {channel}: {counts}; of {}: {lost:?}", last[channel]);
@@ -171,6 +171,7 @@ impl Listener {
             let ended = self.visit(node, &mut cursor, done);
             let mut state = self.lock();
             state.confirmed.clear();
+            state.tallies.values_mut().for_each(Tally::connect);
             if self.transport == Transport::Stock {
                 // Who cannot resume is told by the end of its connection.
                 state.tallies.values_mut().for_each(Tally::flag);
@@ -199,6 +200,9 @@ impl Listener {
             };
             if !words.is_empty() && !std::mem::replace(&mut counted, true) {
                 self.connected.fetch_add(1, Ordering::Relaxed);
+            }
+            if self.transport == Transport::LongPoll {
+                self.lock().tallies.values_mut().for_each(Tally::connect);
             }
             words.into_iter().for_each(|word| self.take(word, unsure));
             cursor.clone_from(&ear.cursor);

@@ -25,10 +25,24 @@ impl Scale {
         (n as f64 * self.0).ceil() as usize
     }
 
+    /// Whether this is the long form, which has an idle machine for itself: figures hold there that a busy one may miss.
+    pub fn is_long(self) -> bool {
+        self.0 >= 10.0
+    }
+
     /// As long as this scale wants.
     pub fn long(self, time: Duration) -> Duration {
         time.mul_f64(self.0)
     }
+}
+
+/// Says what a test does by chance and how much of it, so that it can be repeated: `FANFARE_FAULTS_SEED`.
+pub fn announce(name: &str) -> (u64, Scale) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+    let seed = variable("FANFARE_FAULTS_SEED").and_then(|text| text.parse().ok()).unwrap_or(now);
+    let scale = Scale::of_the_run();
+    println!("{name}: seed={seed} scale={}", scale.0);
+    (seed, scale)
 }
 
 /// What runs while something fails.
@@ -65,7 +79,7 @@ pub fn config() -> String {
 }
 
 impl Show {
-    /// Gathers a crowd on the nodes, and lets publishers begin. `FANFARE_FAULTS_SEED` repeats an earlier choice.
+    /// Gathers a crowd on the nodes, and lets publishers begin.
     pub fn begin(name: &'static str, nodes: Nodes) -> Show {
         let addrs = nodes.addrs();
         Show::begin_at(name, nodes, &addrs)
@@ -73,10 +87,7 @@ impl Show {
 
     /// The same for a crowd and publishers that reach the nodes at other addresses: through proxies.
     pub fn begin_at(name: &'static str, nodes: Nodes, addrs: &[SocketAddr]) -> Show {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        let seed = variable("FANFARE_FAULTS_SEED").and_then(|text| text.parse().ok()).unwrap_or(now);
-        let scale = Scale::of_the_run();
-        println!("{name}: seed={seed} scale={}", scale.0);
+        let (seed, scale) = announce(name);
         let mut dice = Dice::new(seed);
         // So that tests in a row meet other channels, and other slots of a Cluster.
         let channel = |ix| format!("fault-{}-{ix}", seed % 100_000);
@@ -93,10 +104,10 @@ impl Show {
         thread::sleep(self.scale.long(time));
     }
 
-    /// Waits until all channels have moved on by a publication from here, and everybody has heard it. Prints how long that took
-    /// since `since`.
+    /// Waits until all channels have moved on by a publication from here, and everybody has heard it. Prints and returns how long
+    /// that took since `since`.
     #[track_caller]
-    pub fn recover(&self, what: &str, since: Instant) {
+    pub fn recover(&self, what: &str, since: Instant) -> Duration {
         let before = self.press.newest();
         let moved_on = |now: &BTreeMap<String, u64>| now.iter().all(|(channel, newest)| *newest > before[channel]);
         let deadline = Instant::now() + Duration::from_secs(90);
@@ -114,11 +125,13 @@ impl Show {
         let published = since.elapsed();
         let all = self.crowd.catch_up(&newest, Duration::from_secs(60));
         assert!(all, "{}: {what}: not everybody hears again\n{}", self.name, self.crowd.complaints(&newest));
-        println!("{}: {what}: publishing after {published:.1?}, heard by all after {:.1?}", self.name, since.elapsed());
+        let heard = since.elapsed();
+        println!("{}: {what}: publishing after {published:.1?}, heard by all after {heard:.1?}", self.name);
+        heard
     }
 
     /// Ends the publishing, waits until all of it was heard, and judges: nothing may be lost without a word, nor come out of
-    /// order, nor may a publisher have met an answer that tells it nothing.
+    /// order, nor twice over one connection, nor may a publisher have met an answer that tells it nothing.
     #[track_caller]
     pub fn end(mut self) -> Verdict {
         let last = self.press.finish();

@@ -2,7 +2,9 @@
 //!
 //! Publications of a channel are numbered from 1. A number that is passed over is *lost* until the subscriber is told that
 //! something may be missing: then it is *flagged*. A number that was passed over without a word and comes later is
-//! *reordered*; one that was heard before is a *duplicate*, which clients recognise and which is no failure.
+//! *reordered*; one that was heard before is a *duplicate*, which clients recognise. After a reconnect that is no failure;
+//! on one and the same connection it is *repeated*, unless the subscriber was told in between: a server that has lost what it
+//! stored does not know either what was published before.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,6 +18,7 @@ pub struct Counts {
     pub lost: u64,
     pub flagged: u64,
     pub reordered: u64,
+    pub repeated: u64,
 }
 
 impl AddAssign for Counts {
@@ -25,13 +28,15 @@ impl AddAssign for Counts {
         self.lost += other.lost;
         self.flagged += other.flagged;
         self.reordered += other.reordered;
+        self.repeated += other.repeated;
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { delivered, duplicate, lost, flagged, reordered } = self;
-        write!(f, "delivered={delivered} duplicate={duplicate} lost={lost} flagged={flagged} reordered={reordered}")
+        let Counts { delivered, duplicate, lost, flagged, reordered, repeated } = self;
+        write!(f, "delivered={delivered} duplicate={duplicate} lost={lost} flagged={flagged} ")?;
+        write!(f, "reordered={reordered} repeated={repeated}")
     }
 }
 
@@ -41,6 +46,8 @@ pub struct Tally {
     counts: Counts,
     /// The highest number that was heard.
     newest: u64,
+    /// The highest number that was heard on the present connection, without a word since.
+    newest_here: u64,
     /// Whether the subscriber was told that something may be missing behind `newest`.
     told: bool,
     /// Numbers that were passed over: without a word so far, and told of.
@@ -52,11 +59,19 @@ impl Tally {
     /// The subscriber is told that something may be missing.
     pub fn flag(&mut self) {
         self.told = true;
+        self.newest_here = 0;
         self.flagged.append(&mut self.lost);
+    }
+
+    /// What follows comes over another connection.
+    pub fn connect(&mut self) {
+        self.newest_here = 0;
     }
 
     /// The subscriber hears a publication.
     pub fn hear(&mut self, number: u64) {
+        self.counts.repeated += u64::from(number <= self.newest_here);
+        self.newest_here = self.newest_here.max(number);
         if number > self.newest {
             self.pass_over(number);
             self.newest = number;
@@ -107,7 +122,7 @@ fn the_judge_tells_loss_from_what_was_flagged() {
                 None => tally.flag(),
             }
         }
-        let Counts { delivered, duplicate, lost, flagged, reordered } = tally.counts(last);
+        let Counts { delivered, duplicate, lost, flagged, reordered, .. } = tally.counts(last);
         [delivered, duplicate, lost, flagged, reordered]
     };
     assert_eq!(heard(&[Some(1), Some(2), Some(3)], 3), [3, 0, 0, 0, 0]);
@@ -120,4 +135,17 @@ fn the_judge_tells_loss_from_what_was_flagged() {
     assert_eq!(heard(&[Some(1), None, Some(3), Some(2)], 3), [3, 0, 0, 0, 0], "who was told may hear it after all");
     assert_eq!(heard(&[Some(1), Some(2)], 5), [2, 0, 3, 0, 0], "nothing more came");
     assert_eq!(heard(&[Some(1), Some(2), None], 5), [2, 0, 0, 3, 0]);
+}
+
+#[test]
+fn the_judge_excuses_repeats_after_a_reconnect_or_a_word() {
+    let mut tally = Tally::default();
+    (1..3).for_each(|number| tally.hear(number));
+    tally.connect();
+    (1..3).for_each(|number| tally.hear(number));
+    tally.flag();
+    (1..3).for_each(|number| tally.hear(number));
+    assert_eq!(tally.counts(2).repeated, 0);
+    (1..4).for_each(|number| tally.hear(number));
+    assert_eq!(tally.counts(3).repeated, 2);
 }
