@@ -2,6 +2,7 @@
 //! was cut off goes on believing in itself.
 
 use super::dial::Address;
+use super::fault::Fault;
 use super::topology::Answer;
 use redis::Cmd;
 use std::collections::HashMap;
@@ -23,19 +24,20 @@ pub(super) struct View {
 
 impl View {
     /// What all who answered say together.
-    pub fn merged(answers: Vec<Answer>) -> Result<View, String> {
+    pub fn merged(answers: Vec<Answer>) -> Result<View, Fault> {
         let mut view = View::default();
         let mut faults = Vec::new();
         for (at, answer) in answers {
-            let text =
-                answer.and_then(|value| redis::from_redis_value::<String>(value).map_err(|error| error.to_string()));
+            let text = answer.and_then(|value| {
+                redis::from_redis_value::<String>(value).map_err(|error| Fault::passing(error.to_string()))
+            });
             match text {
                 Ok(text) => text.lines().for_each(|line| view.read(line, &at)),
-                Err(fault) => faults.push(format!("{at}: {fault}")),
+                Err(fault) => faults.push(fault.at(at)),
             }
         }
         match view.claims.is_empty() {
-            true => Err(faults.join("; ")),
+            true => Err(Fault::of_all(faults)),
             false => Ok(view),
         }
     }

@@ -36,8 +36,12 @@ pub(super) enum DialError {
     Timeout,
     #[error("{0}")]
     Redis(#[from] redis::RedisError),
+    #[error("authentication failed: {0}")]
+    Login(redis::RedisError),
     #[error("cannot use {file} as certificate authority: {reason}")]
     Authority { file: String, reason: String },
+    #[error("it is a replica")]
+    Replica,
     #[error("{0}")]
     Unfit(String),
 }
@@ -110,29 +114,31 @@ impl Dialer {
             .set_response_timeout(Some(ANSWER_TIMEOUT))
             .set_pipeline_buffer_size(PIPELINE_LEN);
         in_time(async {
-            let stream = self.stream(at).await?;
-            let (connection, driver) =
-                MultiplexedConnection::new_with_config(&connection_info(login), stream, config).await?;
+            let stream = self.logged_in(at, login).await?;
+            let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+            let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
             Ok((connection, Running::start(driver)))
         })
         .await
     }
 
-    /// A connection for pub/sub, logged in.
+    /// A connection for pub/sub.
     pub async fn pubsub(&self, at: &Address, login: &Login) -> Result<Box<dyn Stream>, DialError> {
-        in_time(async {
-            let mut stream = self.stream(at).await?;
-            let Some(password) = &login.password else { return Ok(stream) };
-            let mut auth = redis::cmd("AUTH");
-            if let Some(username) = &login.username {
-                auth.arg(&**username);
-            }
-            auth.arg(password.as_bytes());
-            stream.write_all(&auth.get_packed_command()).await?;
-            redis::parse_redis_value_async(&mut Default::default(), &mut stream).await?.extract_error()?;
-            Ok(stream)
-        })
-        .await
+        in_time(self.logged_in(at, login)).await
+    }
+
+    async fn logged_in(&self, at: &Address, login: &Login) -> Result<Box<dyn Stream>, DialError> {
+        let mut stream = self.stream(at).await?;
+        let Some(password) = &login.password else { return Ok(stream) };
+        let mut auth = redis::cmd("AUTH");
+        if let Some(username) = &login.username {
+            auth.arg(&**username);
+        }
+        auth.arg(password.as_bytes());
+        stream.write_all(&auth.get_packed_command()).await?;
+        let answer = redis::parse_redis_value_async(&mut Default::default(), &mut stream).await?;
+        answer.extract_error().map_err(DialError::Login)?;
+        Ok(stream)
     }
 
     async fn stream(&self, at: &Address) -> Result<Box<dyn Stream>, DialError> {
@@ -148,17 +154,6 @@ impl Dialer {
 
 async fn in_time<T>(dial: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
     timeout(DIAL_TIMEOUT, dial).await.unwrap_or(Err(DialError::Timeout))
-}
-
-fn connection_info(login: &Login) -> RedisConnectionInfo {
-    let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
-    if let Some(username) = &login.username {
-        info = info.set_username(username);
-    }
-    if let Some(password) = &login.password {
-        info = info.set_password(String::from_utf8_lossy(password.as_bytes()));
-    }
-    info
 }
 
 fn roots_in(file: &Path) -> Result<RootCertStore, DialError> {

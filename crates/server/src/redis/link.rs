@@ -6,6 +6,7 @@
 use super::LinkEvents;
 use super::commands::Commands;
 use super::dial::{ANSWER_TIMEOUT, Address, DialError, Dialer, Running};
+use super::fault::Fault;
 use super::nodes::Server;
 use super::subscriber::{Subscriber, probe_channel};
 use crate::config::Login;
@@ -48,7 +49,7 @@ pub(super) struct Link {
     commands: watch::Sender<Option<Arc<Commands>>>,
     subscriber: watch::Sender<Option<Arc<Subscriber>>>,
     /// What was wrong last.
-    fault: Mutex<String>,
+    fault: Mutex<Fault>,
     doubted: Notify,
     usage: Mutex<Usage>,
     /// How often either connection was lost.
@@ -131,7 +132,7 @@ impl Link {
 
     /// Whether it was found to be of no use; not so while it is dialled for the first time.
     pub fn is_gone(&self) -> bool {
-        self.commands.borrow().is_none() && !self.fault().is_empty()
+        self.commands.borrow().is_none() && !self.fault().text.is_empty()
     }
 
     /// Waits until that connection is lost.
@@ -161,12 +162,12 @@ impl Link {
     }
 
     /// Remembers what was wrong.
-    pub fn blame(&self, fault: String) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    pub fn blame(&self, fault: impl Into<Fault>) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault.into();
     }
 
     /// What was wrong last.
-    pub fn fault(&self) -> String {
+    pub fn fault(&self) -> Fault {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -196,7 +197,7 @@ impl Link {
         loop {
             let attempt = Commands::dial(&self.common.dialer, &self.address, login).await;
             if let Err(error) = self.attend(attempt, login, &mut pause).await {
-                self.blame(error.to_string());
+                self.blame(error);
             }
             self.common.doubt.notify_one();
             sleep(pause.next()).await;
@@ -222,7 +223,7 @@ impl Link {
             why = self.keep_subscribed(&commands, login) => why,
         };
         tracing::warn!(server = %self.address, why, "lost Redis");
-        self.blame(why);
+        self.blame(Fault::passing(why));
         self.commands.send_replace(None);
         self.subscriber.send_replace(None);
         self.lost.fetch_add(1, Ordering::Relaxed);
@@ -244,8 +245,10 @@ impl Link {
             "it belongs to a Cluster, which is to be configured as `cluster`".to_owned()
         } else if !clustered && self.common.clustered {
             "it belongs to no Cluster".to_owned()
+        } else if field(&info, "redis_mode") == Some("sentinel") {
+            "it is a Sentinel, which is to be configured as one of `sentinels`".to_owned()
         } else if !health.primary {
-            "it is a replica".to_owned()
+            return Err(DialError::Replica);
         } else {
             if let Some(policy) = field(&info, "maxmemory_policy").filter(|policy| *policy != "noeviction") {
                 tracing::warn!(server = %self.address, policy, "maxmemory-policy should be noeviction: Redis may drop histories");
@@ -278,7 +281,7 @@ impl Link {
         let mut pause = Pause::default();
         loop {
             match self.common.dialer.pubsub(&self.address, login).await {
-                Err(error) => self.blame(error.to_string()),
+                Err(error) => self.blame(error),
                 Ok(stream) => {
                     let subscriber = Arc::new(Subscriber::new(self.address.to_string()));
                     self.subscriber.send_replace(Some(subscriber.clone()));
@@ -289,7 +292,7 @@ impl Link {
                     self.subscriber.send_replace(None);
                     self.lost.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(server = %self.address, why, "lost the subscriptions at Redis");
-                    self.blame(why);
+                    self.blame(Fault::passing(why));
                 }
             }
             sleep(pause.next()).await;

@@ -23,6 +23,7 @@ mod commands;
 mod contract;
 mod dial;
 mod echoes;
+mod fault;
 mod leases;
 mod limits;
 mod link;
@@ -124,7 +125,7 @@ pub trait LinkEvents: Send + Sync {
 
 /// How long a subscription may take.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long servers may take to be there when the node starts.
+/// How long servers may take to be there when the node starts. What will not mend itself ends the start at once.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at whether they are.
 const START_PAUSE: Duration = Duration::from_millis(20);
@@ -172,9 +173,9 @@ impl Redis {
 
     async fn all_risen(&self) -> Result<(), StartError> {
         let deadline = Instant::now() + START_TIMEOUT;
-        while let Some((server, reason)) = self.inner.topology.fault() {
-            if Instant::now() > deadline {
-                return Err(StartError::Server { server, reason });
+        while let Some((server, fault)) = self.inner.topology.fault() {
+            if fault.lasting || Instant::now() > deadline {
+                return Err(StartError::Server { server, reason: fault.text });
             }
             sleep(START_PAUSE).await;
         }

@@ -6,7 +6,7 @@ use super::subscriptions::Request;
 use super::unit::Unit;
 use super::{LinkEvents, UnitIx};
 use bytes::Bytes;
-use redis::Value;
+use redis::{RedisError, Value};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -175,7 +175,7 @@ impl Subscriber {
             self.waits_since.store(self.began.elapsed().as_millis() as u64, Ordering::Release);
             match redis::parse_redis_value_async(&mut decoder, &mut read).await {
                 Ok(Value::Array(words)) => self.take(words, events).await,
-                Ok(Value::ServerError(error)) => self.refused(error.code(), error.details().unwrap_or_default()),
+                Ok(Value::ServerError(error)) => self.refused(error.into()),
                 Ok(_) => {}
                 Err(error) => return error.to_string(),
             }
@@ -229,11 +229,14 @@ impl Subscriber {
     }
 
     /// A request was refused as a whole, most likely because its slot is elsewhere.
-    fn refused(&self, code: &str, details: &str) {
+    fn refused(&self, error: RedisError) {
         let refused = self.asked().pop_front();
-        tracing::debug!(server = %self.server, code, details, "subscription refused");
+        tracing::debug!(server = %self.server, %error, "subscription refused");
         let unit = refused.and_then(|refused| self.units().iter().find(|unit| unit.ix == refused.unit).cloned());
         if let Some(unit) = unit {
+            if let Some(link) = unit.home() {
+                link.blame(error);
+            }
             unit.has_moved();
         }
     }

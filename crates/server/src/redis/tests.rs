@@ -218,9 +218,49 @@ async fn users_and_passwords_are_told_and_wrong_ones_named() {
     let (redis, diary) = start(&url("open%20sesame")).await;
     redis.subscribe(UnitIx(0), redis.key(UnitIx(0), "room")).await.expect("subscribed");
     hears(&redis, &diary, UnitIx(0), "room").await;
-    let diary = Arc::new(Diary::default());
-    let error = Redis::start(&url("wrong"), diary).await.err().expect("it is wrong").to_string();
+    let error = refused_at_once(&url("wrong")).await;
     assert!(error.starts_with(&server.addr().to_string()) && error.contains("authentication failed"), "{error}");
+}
+
+/// What a start is told that cannot be made by waiting.
+async fn refused_at_once(settings: &RedisSettings) -> String {
+    let began = Instant::now();
+    let error = Redis::start(settings, Arc::new(Diary::default())).await.err().expect("it is wrong");
+    assert!(began.elapsed() < START_TIMEOUT / 2, "it waited for {:?}", began.elapsed());
+    error.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_does_not_wait_for_what_will_not_mend_itself() {
+    let plain = support::Redis::standalone();
+    let locked = support::Redis::with(&["--requirepass", "open sesame"]);
+    let shy = support::Redis::with(&["--user", "default", "on", "nopass", "~*", "+@all", "resetchannels"]);
+    let clustered = support::Redis::with(&["--cluster-enabled", "yes"]);
+    let url = |server: &support::Redis, login: &str| format!("redis://{login}{}", server.addr());
+    let servers = |url: String| settings(&format!("servers = [{url:?}]"));
+    for (settings, what) in [
+        (servers(url(&plain, ":needless@")), "without any password"),
+        (servers(url(&locked, "")), "NOAUTH"),
+        (servers(url(&shy, "")), "no permissions to access one of the channels"),
+        (servers(url(&clustered, "")), "configured as `cluster`"),
+        (settings(&format!("cluster = [{:?}]", url(&plain, ""))), "cluster support disabled"),
+        (settings(&format!("sentinels = [{:?}]\nmasters = [\"one\"]", url(&plain, ""))), "unknown command"),
+    ] {
+        let error = refused_at_once(&settings).await;
+        assert!(error.contains(what), "{what}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_waits_for_a_server_that_is_not_there_yet() {
+    let mut server = support::Redis::standalone();
+    let settings = standalone(&[&server]);
+    server.kill();
+    let starting = tokio::spawn(async move { Redis::start(&settings, Arc::new(Diary::default())).await.map(drop) });
+    sleep(Duration::from_millis(300)).await;
+    assert!(!starting.is_finished());
+    server.restart();
+    assert!(starting.await.expect("it did not panic").is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -355,7 +395,7 @@ async fn certificates_are_checked() {
     let (redis, diary) = start(&settings(&format!("{url}\nca = {cert:?}"))).await;
     redis.subscribe(UnitIx(0), redis.key(UnitIx(0), "room")).await.expect("subscribed");
     hears(&redis, &diary, UnitIx(0), "room").await;
-    let error = Redis::start(&settings(&url), Arc::new(Diary::default())).await.err().expect("nobody vouches for it");
-    assert!(error.to_string().contains("certificate"), "{error}");
+    let error = refused_at_once(&settings(&url)).await;
+    assert!(error.contains("certificate"), "{error}");
     drop(server);
 }

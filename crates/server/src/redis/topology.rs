@@ -3,7 +3,8 @@
 use super::UnitIx;
 use super::cluster;
 use super::commands::answered;
-use super::dial::{Address, Dialer};
+use super::dial::{Address, DialError, Dialer};
+use super::fault::Fault;
 use super::link::{Common, Link, LiveLink};
 use super::nodes::Server;
 use super::ring::{self, Ring};
@@ -63,7 +64,7 @@ pub(super) struct Topology {
     links: Mutex<HashMap<Address, LiveLink>>,
     common: Arc<Common>,
     /// Why the last question had no answer.
-    fault: Mutex<Option<String>>,
+    fault: Mutex<Option<Fault>>,
 }
 
 impl Topology {
@@ -129,14 +130,16 @@ impl Topology {
         &self.units
     }
 
-    /// A unit that has not come up, and what is wrong with its server.
-    pub fn fault(&self) -> Option<(String, String)> {
-        let unit = self.units.iter().find(|unit| !unit.has_risen())?;
+    /// What is wrong with the server of a unit that has not come up; first of all, what will not mend itself.
+    pub fn fault(&self) -> Option<(String, Fault)> {
         let asking = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Some(match unit.home() {
+        let nowhere = || asking.clone().unwrap_or_else(|| Fault::passing("nobody knows where it is"));
+        let fault = |unit: &Arc<Unit>| match unit.home() {
             Some(link) => (link.address.to_string(), link.fault()),
-            None => (unit.name.to_string(), asking.unwrap_or_else(|| "nobody knows where it is".to_owned())),
-        })
+            None => (unit.name.to_string(), nowhere()),
+        };
+        let faults = self.units.iter().filter(|unit| !unit.has_risen()).map(fault);
+        faults.reduce(|first, other| if other.1.lasting && !first.1.lasting { other } else { first })
     }
 
     /// What this node sees of the servers.
@@ -170,7 +173,7 @@ impl Topology {
         }
     }
 
-    async fn ask(&self, asker: &mut Asker, known: &mut HashSet<Address>) -> Result<Homes, String> {
+    async fn ask(&self, asker: &mut Asker, known: &mut HashSet<Address>) -> Result<Homes, Fault> {
         match &self.configured() {
             RedisServers::Standalone(servers) => Ok(self.homes(servers)),
             RedisServers::Sentinel { sentinels, .. } => {
@@ -240,7 +243,7 @@ fn of(servers: &[RedisServer]) -> Vec<(Address, Login)> {
 }
 
 /// An answer, and who gave it.
-pub(super) type Answer = (Address, Result<Value, String>);
+pub(super) type Answer = (Address, Result<Value, Fault>);
 
 /// Connections to those who are asked again and again.
 #[derive(Default)]
@@ -261,13 +264,16 @@ impl Asker {
                 let asked = async {
                     let (mut connection, driver) = match there {
                         Some(there) => there,
-                        None => dialer.commands(at, login).await.map_err(|error| error.to_string())?,
+                        None => dialer.commands(at, login).await?,
                     };
                     let answer = answered(connection.send_packed_command(question).await);
-                    Ok(((connection, driver), answer.map_err(|error| error.to_string())))
+                    Ok::<_, DialError>(((connection, driver), answer.map_err(Fault::from)))
                 };
-                let late = || Err("no answer in time".to_owned());
-                (at.clone(), timeout(ASK_TIMEOUT, asked).await.unwrap_or_else(|_| late()))
+                let outcome = match timeout(ASK_TIMEOUT, asked).await {
+                    Ok(outcome) => outcome.map_err(Fault::from),
+                    Err(_) => Err(Fault::passing("no answer in time")),
+                };
+                (at.clone(), outcome)
             }
         });
         let each: Vec<_> = each.collect();

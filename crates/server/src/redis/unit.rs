@@ -337,7 +337,7 @@ impl Unit {
                     return generation;
                 }
                 Err(error) if judge(&error) == Refusal::Moved => link.doubt(),
-                Err(error) => link.blame(error.to_string()),
+                Err(error) => link.blame(error),
             }
             sleep(RETRY_PAUSE).await;
         }
