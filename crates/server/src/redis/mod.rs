@@ -248,9 +248,7 @@ impl Redis {
     /// reconnects until [`Redis::unsubscribe`]; not kept if this fails.
     pub async fn subscribe(&self, unit: UnitIx, channel: Vec<u8>) -> Result<(), CallError> {
         let there = self.unit(unit);
-        if there.route().is_none() {
-            return Err(CallError::Down);
-        }
+        there.arrival().await.ok_or(CallError::Down)?;
         let Some(done) = there.subscriptions().want(&channel) else { return Ok(()) };
         there.have_changed();
         // Nobody but `unsubscribe` drops the other end.

@@ -339,6 +339,28 @@ async fn a_slot_takes_its_channels_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_waits_for_a_slot_that_moves() {
+    let cluster = Arc::new(support::Redis::cluster());
+    let (redis, diary) = start(&test_redis(&cluster.url())).await;
+    let unit = redis.units().next().expect("a unit");
+    let slot = ring::slot_of_tag(redis.unit(unit).name.as_bytes());
+    let moving = cluster.clone();
+    let round = move || (0..6).for_each(|_| moving.migrate([slot], (moving.owner(slot) + 1) % 3));
+    let moving = tokio::task::spawn_blocking(round);
+    let mut subscribing = Vec::new();
+    while !moving.is_finished() {
+        let (redis, channel) = (redis.clone(), redis.key(unit, &format!("room-{}", subscribing.len())));
+        subscribing.push(tokio::spawn(async move { redis.subscribe(unit, channel).await }));
+        sleep(Duration::from_millis(1)).await;
+    }
+    moving.await.expect("it moved");
+    let n = subscribing.len();
+    let all: Vec<_> = futures_util::future::join_all(subscribing).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(all, vec![Ok(()); n], "all wait for the slot");
+    hears(&redis, &diary, unit, &format!("room-{}", n - 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_come_and_go_with_their_partitions() {
     let servers: Vec<support::Redis> = (0..3).map(|_| support::Redis::standalone()).collect();
     let of = |ixs: &[usize]| RedisSettings {

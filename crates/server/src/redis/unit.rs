@@ -143,7 +143,7 @@ impl Unit {
     }
 
     /// Where questions go, as soon as that is known: not while its server is gone.
-    async fn arrival(&self) -> Option<Arc<Route>> {
+    pub async fn arrival(&self) -> Option<Arc<Route>> {
         let arriving = async {
             loop {
                 let changed = self.routed.notified();
