@@ -86,17 +86,24 @@ impl Cursor {
     pub fn of(places: impl IntoIterator<Item = Place>, settled: u64) -> Cursor {
         let mut chosen: Vec<Place> = Vec::with_capacity(PLACES_MAX);
         for place in places {
-            if chosen.len() < PLACES_MAX && chosen.iter().all(|other| other.channel_hash != place.channel_hash) {
-                chosen.push(place);
+            let Err(at) = chosen.binary_search_by_key(&place.channel_hash, |other| other.channel_hash) else {
+                continue;
+            };
+            chosen.insert(at, place);
+            if chosen.len() > PLACES_MAX || bytes(&chosen, settled).len() > BYTES_MAX {
+                chosen.remove(at);
+                break;
             }
         }
         assert!(!chosen.is_empty(), "a cursor names a place");
         debug_assert!(chosen.iter().all(|place| place.app_bits() == chosen[0].app_bits()), "a cursor is of one app");
-        chosen.sort_unstable_by_key(|place| place.channel_hash);
-        while bytes(&chosen, settled).len() > BYTES_MAX {
-            chosen.pop();
-        }
         Cursor { places: chosen.into(), settled }
+    }
+
+    /// Where a reader stands that stood here, and was then shown what that is the cursor of.
+    pub fn advanced(&self, shown: &Cursor) -> Cursor {
+        let places = shown.places.iter().chain(&*self.places).copied();
+        Cursor::of(places, self.settled.max(shown.settled))
     }
 
     /// Reads a cursor's text.

@@ -220,6 +220,24 @@ fn the_longest_cursors_fit() {
 }
 
 #[test]
+fn a_reader_goes_on_in_one_channel_and_stays_where_it_was_in_the_others() {
+    let before = Cursor::of([place("a", 1, 1), place("b", 2, 2), place("c", 3, 3)], 30);
+    let after = before.advanced(&Cursor::single(place("b", 2, 3), 40));
+    assert_eq!(after, Cursor::of([place("a", 1, 1), place("b", 2, 3), place("c", 3, 3)], 40));
+    assert_eq!(after.advanced(&Cursor::single(place("b", 9, 1), 20)).settled(), 40);
+
+    // Where not all of them fit, what was shown last is named.
+    let wide = |n: u64| place(&format!("channel-{n}"), u64::MAX - n, u64::MAX);
+    let mut cursor = Cursor::of((0..8).map(wide), u64::MAX);
+    assert!(cursor.places().len() < 8);
+    for n in 0..20 {
+        cursor = cursor.advanced(&Cursor::single(wide(n), u64::MAX));
+        assert_eq!(cursor.place(wide(n).channel_hash), Some(wide(n)));
+        assert!(cursor.to_string().len() <= CURSOR_LEN_MAX);
+    }
+}
+
+#[test]
 fn what_is_no_cursor_is_refused() {
     let text = Cursor::single(place("room", 9, 9), 9).to_string();
     let cut = &text[..text.len() - 1];

@@ -11,9 +11,8 @@ use fanfare_hub::shard::{Sent, Wire};
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::ws::Assembler;
 use serde_json::value::RawValue;
-use smallvec::SmallVec;
 
-use super::forms::{self, Format, Framing};
+use super::forms::{Format, Framing, Part};
 use super::listen::{Carrier, Page};
 use super::stream::Stream;
 use crate::apps::Usage;
@@ -72,7 +71,7 @@ pub struct Polls {
     pub format: Format,
     pub page: Page,
     pub carrier: Carrier,
-    /// Where it goes on if there is nothing to say.
+    /// Where it stands.
     pub cursor: Option<Cursor>,
     /// It sent `If-None-Match`.
     pub conditional: bool,
@@ -160,7 +159,8 @@ impl Wire for Conn {
         match &mut self.talk {
             Talk::Polls(polls) if polls.asks => {
                 polls.asks = false;
-                write_answer(&mut self.stream, polls, parts)
+                // One batch is one answer.
+                write_answer(&mut self.stream, polls, parts.first().map_or(&[], |part| &**part))
             }
             _ => self.stream.write(parts),
         }
@@ -171,28 +171,22 @@ impl Wire for Conn {
     }
 }
 
-/// Writes the first lines of an answer before what all readers share. A socket that does not even take those has no room
-/// for a poller's answer, and never will: nothing else was written on it.
-fn write_answer(stream: &mut Stream, polls: &Polls, parts: &[IoSlice<'_>]) -> Sent {
+/// Writes an answer: a reader's own lines, then what all readers share. A socket that does not even take the former has no
+/// room for a poller's answer, and never will: nothing else was written on it.
+fn write_answer(stream: &mut Stream, polls: &Polls, shared: &[u8]) -> Sent {
+    let part = Part::read(shared);
     let mut answer = Vec::with_capacity(ANSWER_BYTES);
-    polls.first_lines(&mut answer, "200 OK");
-    // What nobody can resume from leaves a poller where it was, and it may not know where that is.
-    if !parts.first().is_some_and(|part| forms::has_cursor(part)) {
-        polls.cursor_headers(&mut answer);
-    }
-    let lead = answer.len();
-    let len: usize = parts.iter().map(|part| part.len()).sum();
-    let sent = if lead + len <= ANSWER_BYTES {
+    polls.begin_answer(&mut answer, &part);
+    let (own, replaced) = (answer.len(), shared.len() - part.body.len());
+    let sent = if own + part.body.len() <= ANSWER_BYTES {
         // Copying little costs less than telling the kernel of two places.
-        parts.iter().for_each(|part| answer.extend_from_slice(part));
+        answer.extend_from_slice(part.body);
         stream.write(&[IoSlice::new(&answer)])
     } else {
-        let lead = [IoSlice::new(&answer)];
-        let all: SmallVec<[IoSlice<'_>; 4]> = lead.iter().chain(parts).copied().collect();
-        stream.write(&all)
+        stream.write(&[IoSlice::new(&answer), IoSlice::new(part.body)])
     };
     match sent {
-        Sent::Took(n) if n >= lead => Sent::Took(n - lead),
+        Sent::Took(n) if n >= own => Sent::Took(n - own + replaced),
         _ => Sent::Broken,
     }
 }

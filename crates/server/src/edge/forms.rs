@@ -61,7 +61,7 @@ pub enum Framing {
     LinesChunked,
     /// Lines.
     Lines,
-    /// What follows the first lines of a response's head: the rest of it and the body of a long-poll's answer.
+    /// What the answers to a long-poll have in common: see [`Part`].
     Answer,
 }
 
@@ -123,10 +123,8 @@ impl Forms {
                 line.into()
             }
             Framing::Answer => match format {
-                Format::Raw => raw_answer(frames, cursor(frames).as_deref(), recovered(frames)).into(),
-                Format::Json => {
-                    json_answer(std::iter::once(frames), cursor(frames).as_deref(), recovered(frames)).into()
-                }
+                Format::Raw => raw_part(frames, cursor(frames).as_deref(), recovered(frames)).into(),
+                Format::Json => json_part(std::iter::once(frames), cursor(frames).as_deref(), recovered(frames)).into(),
             },
         }
     }
@@ -157,7 +155,7 @@ impl Encode for Forms {
     fn join(&self, form: Form, frames: &[Arc<Frames>]) -> Bytes {
         if form == feed_form(Framing::Answer, Format::Json) {
             let newest = frames.iter().rev().find_map(|frames| cursor(frames));
-            return json_answer(frames.iter().map(|frames| &**frames), newest.as_deref(), None).into();
+            return json_part(frames.iter().map(|frames| &**frames), newest.as_deref(), None).into();
         }
         if form == feed_form(Framing::Answer, Format::Raw) {
             // One payload is one answer; the poller asks for the next.
@@ -274,52 +272,86 @@ fn sse(frames: &Frames, format: Format) -> Vec<u8> {
     out
 }
 
-/// An answer's head behind the lines that differ between readers, and its body: one payload with all that is known of it
-/// in headers.
-pub fn raw_answer(frames: &Frames, cursor: Option<&str>, recovered: Option<bool>) -> Vec<u8> {
+/// What the answers to several pollers have in common: where they stand now, as far as the messages tell; head fields; and
+/// the body, of which an object's beginning is each reader's own, as that says where it stands in all of its channels.
+///
+/// As bytes: a line that is the cursor or empty, the fields, an empty line, the body.
+pub struct Part<'a> {
+    /// The cursor of the newest message, if that has one.
+    pub cursor: Option<&'a str>,
+    /// Head fields, each with its line's end.
+    pub fields: &'a [u8],
+    /// The body, or the rest of it.
+    pub body: &'a [u8],
+}
+
+impl<'a> Part<'a> {
+    /// Reads what [`raw_part`] or [`json_part`] made.
+    pub fn read(bytes: &'a [u8]) -> Part<'a> {
+        let line = memchr::memmem::find(bytes, LINE_END).expect("a part begins with a line");
+        let cursor = std::str::from_utf8(&bytes[..line]).expect("cursors are text");
+        let rest = &bytes[line + LINE_END.len()..];
+        let end = memchr::memmem::find(rest, b"\r\n\r\n").expect("an empty line ends a part's fields") + LINE_END.len();
+        let (fields, body) = (&rest[..end], &rest[end + LINE_END.len()..]);
+        Part { cursor: Some(cursor).filter(|cursor| !cursor.is_empty()), fields, body }
+    }
+}
+
+const LINE_END: &[u8] = b"\r\n";
+
+fn begin_part(cursor: Option<&str>, capacity: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(capacity + 320);
+    out.extend_from_slice(cursor.unwrap_or_default().as_bytes());
+    out.extend_from_slice(LINE_END);
+    out
+}
+
+/// One payload, with all that is known of it in fields.
+pub fn raw_part(frames: &Frames, cursor: Option<&str>, recovered: Option<bool>) -> Vec<u8> {
     let publication = frames.publication();
     let body = payload(frames);
     let media_type = publication.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
-    let mut out = Vec::with_capacity(body.len() + 320);
-    cursor_headers(&mut out, cursor);
+    let mut out = begin_part(cursor, body.len());
     header(&mut out, "Content-Type", media_type);
     header(&mut out, "Fanfare-Event", &unescaped(event_token(frames)));
     if let Some(id) = publication.event_id.as_deref() {
         header(&mut out, "Fanfare-Event-Id", id);
     }
     recovered_header(&mut out, recovered);
-    finish(&mut out, body.as_bytes());
+    out.extend_from_slice(LINE_END);
+    out.extend_from_slice(body.as_bytes());
     out
 }
 
-/// The same with all of these as one object. `cursor` is where the reader stands then; `recovered` is told to those who
-/// asked to resume.
-pub fn json_answer<'a>(
+/// All of these as one object, but for its beginning: see [`json_beginning`]. `cursor` is where the reader stands then;
+/// `recovered` is told to those who asked to resume.
+pub fn json_part<'a>(
     frames: impl Iterator<Item = &'a Frames>,
     cursor: Option<&str>,
     recovered: Option<bool>,
 ) -> Vec<u8> {
-    let mut body = br#"{"messages":["#.to_vec();
-    for (index, frames) in frames.enumerate() {
-        if index > 0 {
-            body.push(b',');
-        }
-        object(&mut body, frames);
-    }
-    body.push(b']');
-    if let Some(cursor) = cursor {
-        body.extend_from_slice(format!(r#","cursor":"{cursor}""#).as_bytes());
-    }
-    if let Some(recovered) = recovered {
-        body.extend_from_slice(format!(r#","recovered":{recovered}"#).as_bytes());
-    }
-    body.push(b'}');
-    let mut out = Vec::with_capacity(body.len() + 256);
-    cursor_headers(&mut out, cursor);
+    let mut out = begin_part(cursor, 0);
     header(&mut out, "Content-Type", "application/json");
     recovered_header(&mut out, recovered);
-    finish(&mut out, &body);
+    out.extend_from_slice(LINE_END);
+    out.extend_from_slice(br#""messages":["#);
+    for (index, frames) in frames.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        object(&mut out, frames);
+    }
+    out.push(b']');
+    if let Some(recovered) = recovered {
+        out.extend_from_slice(format!(r#","recovered":{recovered}"#).as_bytes());
+    }
+    out.push(b'}');
     out
+}
+
+/// What precedes a [`json_part`]'s body.
+pub fn json_beginning(cursor: Option<&str>) -> String {
+    cursor.map_or_else(|| "{".to_owned(), |cursor| format!(r#"{{"cursor":"{cursor}","#))
 }
 
 /// `Fanfare-Recovered`, for those who asked to resume.
@@ -329,12 +361,7 @@ pub fn recovered_header(out: &mut Vec<u8>, recovered: Option<bool>) {
     }
 }
 
-/// Whether an answer says where its reader goes on.
-pub fn has_cursor(rest_of_answer: &[u8]) -> bool {
-    rest_of_answer.starts_with(b"ETag: ")
-}
-
-/// `ETag` and `Fanfare-Cursor`, both the cursor. They come first: see [`has_cursor`].
+/// `ETag` and `Fanfare-Cursor`, both the cursor.
 pub fn cursor_headers(out: &mut Vec<u8>, cursor: Option<&str>) {
     if let Some(cursor) = cursor {
         header(out, "ETag", &format!("\"{cursor}\""));
@@ -385,7 +412,8 @@ mod tests {
                 "{event}"
             );
             let answer = gap("news", feed_form(Framing::Answer, format));
-            assert!(answer.contains("Fanfare-Recovered: false\r\n") && has_cursor(answer.as_bytes()), "{answer}");
+            let part = Part::read(answer.as_bytes());
+            assert!(part.cursor.is_some() && part.fields.ends_with(b"\r\nFanfare-Recovered: false\r\n"), "{answer}");
         }
         let positioned = gap("news", POSITIONED);
         assert!(

@@ -307,12 +307,10 @@ impl Session {
         let mut lines = Vec::with_capacity(self.messages.len());
         while let Some(Message { line, cursor }) = self.messages.pop_front() {
             lines.push(line);
-            self.cursor = cursor.or(self.cursor.take());
+            self.advance(cursor);
         }
-        let mut body = format!("{{\"messages\":[{}]", lines.join(","));
-        if let Some(cursor) = self.cursor_text() {
-            body += &format!(",\"cursor\":\"{cursor}\"");
-        }
+        let mut body = forms::json_beginning(self.cursor_text().as_deref());
+        body += &format!("\"messages\":[{}]", lines.join(","));
         if let Some(recovered) = recovered {
             body += &format!(",\"recovered\":{recovered}");
         }
@@ -326,7 +324,7 @@ impl Session {
     /// One payload is one answer; the poller asks for the next.
     fn raw(&mut self, mut head: Vec<u8>, recovered: Option<bool>) -> Answer {
         let Message { line, cursor } = self.messages.pop_front().expect("the caller looked");
-        self.cursor = cursor.or(self.cursor.take());
+        self.advance(cursor);
         let line: Line<'_> = object(&line).expect("it was read before");
         forms::header(&mut head, "Fanfare-Event", &line.event.0);
         if let Some(id) = &line.event_id {
@@ -342,6 +340,12 @@ impl Session {
         forms::cursor_headers(&mut head, self.cursor_text().as_deref());
         forms::finish(&mut head, body);
         Answer::Content(head)
+    }
+
+    /// Goes on to where a message leads; what nobody can resume from leads nowhere.
+    fn advance(&mut self, shown: Option<Cursor>) {
+        let Some(shown) = shown else { return };
+        self.cursor = Some(self.cursor.as_ref().map_or_else(|| shown.clone(), |own| own.advanced(&shown)));
     }
 
     fn cursor_text(&self) -> Option<String> {

@@ -6,6 +6,8 @@
 //!
 //! Not here: what all subscribers of `/sub` have in common (`feed`).
 
+use std::borrow::Cow;
+
 use fanfare_hub::shard::ConnKey;
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::json::json_string_token;
@@ -14,7 +16,7 @@ use super::conn::{Conn, Joining, Polls, Talk};
 use super::desk::Desk;
 use super::door::head::{HEADERS_MAX, Parsed};
 use super::feed::{cursor_after, cursor_of, merged};
-use super::forms::{self, Format};
+use super::forms::{self, Format, Part};
 use super::listen::{self, Carrier, Listen, Page, Transport};
 use super::upgrade::is_upgrade;
 
@@ -34,33 +36,29 @@ impl Desk {
         let missed = merged(entered);
         let cursor = cursor_of(entered);
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
-        polls.cursor = cursor.clone();
-        let (waits, cursor) = (polls.waits, cursor.map(|cursor| cursor.to_string()));
+        polls.cursor = cursor;
         if missed.is_empty() && recovered != Some(false) {
-            return if waits { self.go_live(key, entered) } else { self.answer_nothing(key) };
+            return if polls.waits { self.go_live(key, entered) } else { self.answer_nothing(key) };
         }
-        let answer = match (polls.format, missed.first()) {
-            (Format::Json, _) => {
-                forms::json_answer(missed.iter().map(|frames| &**frames), cursor.as_deref(), recovered)
+        let part = match (polls.format, missed.first()) {
+            (Format::Json, _) => forms::json_part(missed.iter().map(|frames| &**frames), None, recovered),
+            (Format::Raw, Some(oldest)) => {
+                polls.cursor = cursor_after(entered, oldest);
+                forms::raw_part(oldest, None, recovered)
             }
-            (Format::Raw, Some(oldest)) => forms::raw_answer(
-                oldest,
-                cursor_after(entered, oldest).map(|cursor| cursor.to_string()).as_deref(),
-                recovered,
-            ),
             (Format::Raw, None) => return self.answer_without_content(key, recovered),
         };
-        self.answer(key, answer);
+        self.answer(key, part);
     }
 
-    /// Sends the rest of an answer behind its first lines, and is done with this request.
-    fn answer(&mut self, key: ConnKey, rest: Vec<u8>) {
+    /// Sends an answer that leaves its reader at the cursor that is kept for it, and is done with this request.
+    fn answer(&mut self, key: ConnKey, part: Vec<u8>) {
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &conn.talk) else { return };
         if !polls.asks {
             return;
         }
         self.shard.rest(key);
-        self.shard.send(key, rest.into());
+        self.shard.send(key, part.into());
         self.answered(key);
     }
 
@@ -73,7 +71,7 @@ impl Desk {
         let mut head = Vec::with_capacity(256);
         polls.first_lines(&mut head, status);
         forms::recovered_header(&mut head, recovered);
-        polls.cursor_headers(&mut head);
+        forms::cursor_headers(&mut head, polls.cursor.as_ref().map(Cursor::to_string).as_deref());
         head.extend_from_slice(b"\r\n");
         self.answer_whole(key, head);
     }
@@ -92,11 +90,7 @@ impl Desk {
     pub fn answer_nothing(&mut self, key: ConnKey) {
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
         match (polls.format, polls.conditional) {
-            (Format::Json, false) => {
-                let cursor = polls.cursor.as_ref().map(Cursor::to_string);
-                let answer = forms::json_answer(std::iter::empty(), cursor.as_deref(), None);
-                self.answer(key, answer);
-            }
+            (Format::Json, false) => self.answer(key, forms::json_part(std::iter::empty(), None, None)),
             _ => self.answer_without_content(key, None),
         }
     }
@@ -128,7 +122,7 @@ impl Desk {
         !self.shard.owes(key) && self.shard.wire(key).is_some_and(|conn| unread(conn) && !waits(conn))
     }
 
-    /// Where it goes on if there is nothing to say.
+    /// Where it stands.
     pub fn set_poll_cursor(&mut self, key: ConnKey, cursor: Cursor) {
         if let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) {
             polls.cursor = Some(cursor);
@@ -211,10 +205,32 @@ impl Polls {
         out.extend_from_slice(connection);
     }
 
-    /// Where it goes on.
-    pub fn cursor_headers(&self, out: &mut Vec<u8>) {
-        let cursor = self.cursor.as_ref().map(Cursor::to_string);
+    /// An answer up to what all readers share of its body.
+    pub fn begin_answer(&self, out: &mut Vec<u8>, part: &Part<'_>) {
+        let cursor = self.cursor_after(part.cursor);
+        self.first_lines(out, "200 OK");
         forms::cursor_headers(out, cursor.as_deref());
+        out.extend_from_slice(part.fields);
+        let beginning = match self.format {
+            Format::Json => forms::json_beginning(cursor.as_deref()),
+            Format::Raw => String::new(),
+        };
+        forms::header(out, "Content-Length", &(beginning.len() + part.body.len()).to_string());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(beginning.as_bytes());
+    }
+
+    /// Where it stands after what leads there. What nobody can resume from leaves it where it was, and it may not know where
+    /// that is; on several channels, one message says nothing of the others.
+    fn cursor_after<'a>(&self, newest: Option<&'a str>) -> Option<Cow<'a, str>> {
+        match (&self.cursor, newest) {
+            (Some(own), Some(newest)) if own.places().len() > 1 => {
+                let newest = Cursor::parse(newest).expect("this node made it");
+                Some(own.advanced(&newest).to_string().into())
+            }
+            (_, Some(newest)) => Some(newest.into()),
+            (own, None) => own.as_ref().map(|own| own.to_string().into()),
+        }
     }
 }
 

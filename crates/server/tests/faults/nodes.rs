@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::show::{Show, announce, config};
+use super::show::{Show, announce, config, nodes_on};
 use crate::support::redis::Redis;
 use crate::support::{KEY, Nodes, Server, WebSocket, eventually};
 
-/// One server and three nodes.
-fn three_nodes() -> (Redis, Nodes) {
-    let redis = Redis::standalone();
-    let nodes = Nodes::start(&redis.url(), 3, &config());
+/// Two servers and three nodes.
+fn three_nodes() -> ([Redis; 2], Nodes) {
+    let redis = Redis::pair();
+    let nodes = nodes_on(&redis, 3);
     (redis, nodes)
 }
 

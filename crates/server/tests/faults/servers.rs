@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::show::{Show, config};
+use super::show::{Show, config, nodes_on};
 use crate::support::redis::Redis;
 use crate::support::{Nodes, eventually};
 
@@ -86,9 +86,9 @@ fn what_redis_cuts_off_is_filled_from_the_history() {
 
 #[test]
 fn a_redis_that_lost_its_data_is_noticed() {
-    let [mut one, two] = Redis::pair();
-    let urls = format!("{},{}", one.url(), two.url());
-    let show = Show::begin("data lost", Nodes::start(&urls, 3, &config()));
+    let mut redis = Redis::pair();
+    let show = Show::begin("data lost", nodes_on(&redis, 3));
+    let one = &mut redis[0];
     let killed = Instant::now();
     one.kill();
     show.go_on(Duration::from_secs(3));
@@ -109,8 +109,9 @@ fn a_redis_that_lost_its_data_is_noticed() {
 
 #[test]
 fn a_redis_that_stands_still_is_waited_for() {
-    let one = Redis::standalone();
-    let show = Show::begin("Redis stopped", Nodes::start(&one.url(), 3, &config()));
+    let redis = Redis::pair();
+    let show = Show::begin("Redis stopped", nodes_on(&redis, 3));
+    let one = &redis[0];
     let stopped = Instant::now();
     one.stop();
     show.go_on(Duration::from_secs(6));

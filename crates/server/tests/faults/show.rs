@@ -9,7 +9,16 @@ use super::crowd::Crowd;
 use super::dice::Dice;
 use super::press::Press;
 use super::tally::Counts;
+use crate::support::redis::Redis;
 use crate::support::{Nodes, one_app};
+
+/// Nodes on two servers that have served for some time: who resumes one channel by the cursor of another can prove nothing
+/// about the time just after a server began.
+pub fn nodes_on([one, two]: &[Redis; 2], count: usize) -> Nodes {
+    let nodes = Nodes::start(&format!("{},{}", one.url(), two.url()), count, &config());
+    thread::sleep(Duration::from_secs(11));
+    nodes
+}
 
 /// How much a test does: little in the ordinary run; more by `FANFARE_FAULTS_SCALE`.
 #[derive(Debug, Clone, Copy)]

@@ -53,6 +53,40 @@ fn a_poller_asks_another_node_each_time() {
 }
 
 #[test]
+fn an_answer_to_a_poll_of_several_channels_says_where_it_is_in_all_of_them() {
+    let redis = Redis::pair();
+    let node = &nodes::<1>(&redis, &one_app(""))[0];
+    // Of so many, some are on either server.
+    let channels = ["a", "b", "c", "d", "e"];
+    for (format, path) in [("json", channels.join("/")), ("raw", channels[..4].join("/"))] {
+        let target = format!("/sub/{KEY}/{path}?format={format}&transport=longpoll&wait=20");
+        let newest = request(node.addr, "GET", &format!("/sub/{KEY}/{path}?format=json&transport=poll"), &[], "");
+        let mut cursor = newest.header("fanfare-cursor").expect("a cursor").to_owned();
+        for n in 0..24 {
+            let (addr, next) = (node.addr, format!("{target}&since={cursor}"));
+            let waiting = thread::spawn(move || request(addr, "GET", &next, &[], ""));
+            let channel = channels[n % 4];
+            // Most polls wait by then; the others are answered from the history.
+            thread::sleep(Duration::from_millis(30));
+            node.publish(channel, "said", &n.to_string());
+            let answer = waiting.join().expect("an answer");
+            assert_eq!(answer.status, 200, "{answer:?}");
+            cursor = answer.header("fanfare-cursor").expect("a cursor").to_owned();
+            assert_eq!(answer.header("etag"), Some(&*format!("\"{cursor}\"")));
+            if format == "raw" {
+                assert_eq!(answer.body, n.to_string());
+                continue;
+            }
+            let answer = answer.json();
+            let heard: Vec<_> = answer["messages"].as_array().expect("messages").iter().collect();
+            assert_eq!(heard.len(), 1, "{answer}");
+            assert_eq!((&heard[0]["channel"], &heard[0]["data"]), (&json!(channel), &json!(n.to_string())));
+            assert_eq!(answer["cursor"], cursor);
+        }
+    }
+}
+
+#[test]
 fn streams_resume_on_another_node_when_theirs_stops() {
     let redis = Redis::pair();
     let [mut one, two] = nodes(&redis, &format!("drain_s = 1\n{}", one_app("")));

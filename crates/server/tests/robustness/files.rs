@@ -25,7 +25,7 @@ fn without_files_to_spare_those_inside_are_served_and_others_come_back() {
     assert_eq!(refusal.status, 503, "{refusal:?}");
     let seconds = refusal.header("retry-after").and_then(|seconds| seconds.parse::<u32>().ok());
     assert!(seconds.is_some_and(|seconds| (1..=5).contains(&seconds)), "{refusal:?}");
-    assert!(server.log().contains("limit of open files"), "the server says why");
+    eventually("the server says why", || server.log().contains("limit of open files"));
     assert!(server.open_files() >= FILES_MAX - RESERVED, "what there was has been used: {}", server.open_files());
     for n in 0..100 {
         ann.say_on("private-room", "client-n", json!(n));
