@@ -130,6 +130,11 @@ impl Link {
         some(&self.commands).await
     }
 
+    /// The connection for commands, if there is one.
+    pub fn commands_now(&self) -> Option<Arc<Commands>> {
+        self.commands.borrow().clone()
+    }
+
     /// Whether it was found to be of no use; not so while it is dialled for the first time.
     pub fn is_gone(&self) -> bool {
         self.commands.borrow().is_none() && !self.fault().text.is_empty()

@@ -62,7 +62,7 @@ use link::Common;
 use redis::Value;
 use ring::Ring;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -72,6 +72,8 @@ use unit::{Question, Unit};
 /// The command that publishes, in scripts and outside. Where a slot is on its way to another server, a script may store and find
 /// this refused: `redis.pcall`, and the subscribers are told by what they compare.
 pub const PUBLISH: &str = "SPUBLISH";
+
+static TELL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/tell.lua")));
 
 /// A unit, by its number on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -139,6 +141,8 @@ pub struct Redis {
 struct Inner {
     node: String,
     topology: Arc<Topology>,
+    /// Whether units may be given to other servers.
+    partitioned: bool,
     ring: Ring,
     _tasks: Vec<Running>,
 }
@@ -166,7 +170,8 @@ impl Redis {
         let mut tasks: Vec<Running> = topology.units().iter().map(live).collect();
         let following = topology.clone();
         tasks.push(Running::start(async move { following.follow().await }));
-        let redis = Redis { inner: Arc::new(Inner { node, topology, ring, _tasks: tasks }) };
+        let redis =
+            Redis { inner: Arc::new(Inner { node, topology, partitioned: settings.partitioned, ring, _tasks: tasks }) };
         redis.all_risen().await?;
         Ok(redis)
     }
@@ -236,11 +241,16 @@ impl Redis {
         self.unit(unit).ask(&Question::Script { script, keys, args }).await
     }
 
-    /// Publishes without a script; returns how many nodes received it.
+    /// Publishes what is not kept; returns how many nodes received it. One command; a script only where the unit may have been given
+    /// to another server, as this one would still take it.
     pub async fn publish(&self, unit: UnitIx, channel: &[u8], payload: &[u8]) -> Result<u64, CallError> {
-        let mut command = redis::cmd(PUBLISH);
-        command.arg(channel).arg(payload);
-        let receivers = self.unit(unit).ask(&Question::Command(command)).await?;
+        let receivers = if self.inner.partitioned {
+            self.call(unit, &TELL, &[channel.to_vec()], &[payload.to_vec()]).await?
+        } else {
+            let mut command = redis::cmd(PUBLISH);
+            command.arg(channel).arg(payload);
+            self.unit(unit).ask(&Question::Command(command)).await?
+        };
         redis::from_redis_value(receivers).map_err(|error| CallError::Refused(error.to_string()))
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{test_config, test_redis};
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -338,6 +339,12 @@ async fn a_slot_takes_its_channels_along() {
     assert!(moved, "the other partitions stayed up");
 }
 
+/// By unit, the port of its server.
+fn homes_of(redis: &Redis) -> Vec<u16> {
+    let port = |unit| redis.unit(unit).home().map_or(0, |link| link.address.port);
+    redis.units().map(port).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscription_waits_for_a_slot_that_moves() {
     let cluster = Arc::new(support::Redis::cluster());
@@ -372,31 +379,66 @@ async fn servers_come_and_go_with_their_partitions() {
     assert_eq!(redis.units().count(), 64);
     subscribe_everywhere(&redis).await;
     subscribe_everywhere(&late).await;
-    let (ring, ups) = (redis.ring(), diary.ups());
+    let (ring, ups, homes) = (redis.ring(), diary.ups(), homes_of(&redis));
     redis.change(&of(&[0, 1, 2])).await;
     eventually("partitions move", async || diary.ups() > ups && redis.units().all(|unit| redis.is_up(unit))).await;
     assert_ne!(redis.ring(), ring);
     works_everywhere(&redis, &diary).await;
     assert!(servers[2].calls("evalsha") > 0, "the third one has some");
+    // Whoever still has the old servers publishes nothing past those who have the new ones.
+    let is_elsewhere: Vec<bool> = homes_of(&redis).iter().zip(&homes).map(|(now, before)| now != before).collect();
+    let elsewhere = is_elsewhere.iter().filter(|is| **is).count();
+    let told = redis.units().map(async |unit| (unit, late.publish(unit, &late.key(unit, "room"), b"late").await));
+    for (unit, told) in futures_util::future::join_all(told).await {
+        assert_eq!(told.is_err(), is_elsewhere[usize::from(unit.0)], "{unit:?} {told:?}");
+    }
     let script = counter();
     let counts = redis.units().map(async |unit| (unit, count(&late, unit, &script).await));
     for (unit, counted) in futures_util::future::join_all(counts).await {
-        // Whoever still has the old servers publishes nothing past those who have the new ones.
-        let there = redis.inner.topology.units()[usize::from(unit.0)].home().expect("a home").address.port;
-        assert_eq!(counted.is_ok(), there != servers[2].port() && late.is_up(unit), "{unit:?} {counted:?}");
+        assert_eq!(counted.is_err(), is_elsewhere[usize::from(unit.0)], "{unit:?} {counted:?}");
     }
+    let ups = diary.ups();
     late.change(&of(&[0, 1, 2])).await;
     eventually("the other follows", async || late.units().all(|unit| late.is_up(unit))).await;
     works_everywhere(&late, &late_diary).await;
-    // And back, to servers that have had them before.
-    for node in [&redis, &late] {
-        node.change(&of(&[0, 1])).await;
-    }
+    assert_eq!(diary.ups(), ups, "who has gone before is left alone");
+    // And back, to servers that have had them before; both at once.
+    let (ups, homes) = (diary.ups(), homes_of(&redis));
+    let first_two = of(&[0, 1]);
+    tokio::join!(redis.change(&first_two), late.change(&first_two));
     let all_up = |node: &Redis| node.units().all(|unit| node.is_up(unit));
+    let moved = || homes_of(&redis).iter().zip(&homes).filter(|(now, before)| now != before).count();
+    eventually("all have moved", async || moved() >= elsewhere && diary.ups() >= ups + moved()).await;
     eventually("all is up", async || all_up(&redis) && all_up(&late)).await;
     works_everywhere(&redis, &diary).await;
     works_everywhere(&late, &late_diary).await;
+    assert_eq!(diary.ups(), ups + moved(), "each has moved once");
     assert_eq!(redis.servers().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_away_when_it_was_removed_has_nothing_of_use_when_it_comes_back() {
+    let servers = support::Redis::pair();
+    let both = RedisSettings { partitioned: true, ..standalone(&[&servers[0], &servers[1]]) };
+    let one = RedisSettings { partitioned: true, ..standalone(&[&servers[0]]) };
+    let (redis, diary) = start(&both).await;
+    subscribe_everywhere(&redis).await;
+    let there = |port: &u16| *port == servers[1].port();
+    let theirs: Vec<UnitIx> =
+        redis.units().zip(homes_of(&redis)).filter(|(_, port)| there(port)).map(|(unit, _)| unit).collect();
+    let before: HashMap<UnitIx, u64> = diary.ups.lock().unwrap().iter().copied().collect();
+    servers[1].stop();
+    redis.change(&one).await;
+    let is_there = |redis: &Redis| homes_of(redis).iter().any(there);
+    eventually("all is at the other", async || !is_there(&redis) && redis.units().all(|unit| redis.is_up(unit))).await;
+    works_everywhere(&redis, &diary).await;
+    servers[1].cont();
+    redis.change(&both).await;
+    eventually("it is back", async || is_there(&redis) && redis.units().all(|unit| redis.is_up(unit))).await;
+    let after: HashMap<UnitIx, u64> = diary.ups.lock().unwrap().iter().copied().collect();
+    for unit in theirs {
+        assert!(after[&unit] > before[&unit], "what was published elsewhere is not there: {unit:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

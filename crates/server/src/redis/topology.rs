@@ -81,7 +81,7 @@ impl Topology {
         }
     }
 
-    /// Gives partitions to other servers. Where one was, nobody may publish from here on; a server that is gone is left as it is.
+    /// Gives partitions to other servers. Where one was, nobody may publish from here on; a server that is gone cannot be told.
     pub async fn change(&self, to: RedisServers) {
         let (RedisServers::Standalone(old), RedisServers::Standalone(new), true) =
             (self.configured(), &to, self.partitioned)
@@ -94,7 +94,11 @@ impl Topology {
             return;
         }
         tracing::info!(partitions = moved.len(), "giving partitions to other Redis servers");
-        join_all(moved.iter().map(|unit| unit.close(&new[&unit.ix]))).await;
+        let closed = join_all(moved.iter().map(|unit| unit.close(&new[&unit.ix]))).await;
+        let unaware = closed.iter().filter(|closed| !**closed).count();
+        if unaware > 0 {
+            tracing::warn!(partitions = unaware, "taken from Redis servers that do not answer");
+        }
         *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = to;
         self.changed.notify_one();
     }
@@ -206,12 +210,14 @@ impl Topology {
     /// Moves units, starts links to new servers, and ends those that have no unit left.
     fn settle(&self, homes: &Homes) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut moved = 0;
         for unit in &self.units {
             let Some(address) = homes.get(&unit.ix) else { continue };
             if unit.home().is_some_and(|link| link.address == *address) {
                 continue;
             }
-            tracing::info!(unit = %unit.name, server = %address, "unit is at");
+            tracing::debug!(unit = %unit.name, server = %address, "unit is at");
+            moved += 1;
             let start = || LiveLink::start(address.clone(), self.login(address), self.common.clone());
             let live = links.entry(address.clone()).or_insert_with(start);
             unit.settle(Some(live.link.clone()));
@@ -219,6 +225,9 @@ impl Topology {
         let home_of_any =
             |address: &Address| self.units.iter().any(|unit| unit.home().is_some_and(|link| link.address == *address));
         links.retain(|address, _| home_of_any(address));
+        if moved > 0 {
+            tracing::info!(moved, servers = links.len(), "Redis servers have their units");
+        }
     }
 
     fn login(&self, at: &Address) -> Login {

@@ -254,12 +254,21 @@ impl Unit {
         route.commands.run(script, &keys, &args).await
     }
 
-    /// Ends it at its server, as another one is to have it. A server that does not answer has nobody who publishes there.
-    pub async fn close(&self, given_to: &Address) {
+    /// Ends it at its server, as another one is to have it. Returns whether the server knows.
+    pub async fn close(&self, given_to: &Address) -> bool {
         *self.given_to() = Some(given_to.clone());
-        if let Err(error) = self.ask(&Question::Script { script: &CLOSE, keys: &[], args: &[] }).await {
-            tracing::warn!(unit = %self.name, %error, "taken from a server that does not know");
+        let Some(commands) = self.home().and_then(|link| link.commands_now()) else { return false };
+        let asked_us = now_us();
+        let answer = timeout(ASK_TIMEOUT, commands.run(&CLOSE, &[&self.fence_key], &[])).await;
+        let answer = answer.ok().and_then(|answer| redis::from_redis_value(answer.ok()?).ok());
+        match answer {
+            // Whoever begins at the other server from here on does so after all that was answered here.
+            Some(true) => self.answered_us.store(asked_us - CLOCKS_DIFFER.as_micros() as u64, Ordering::Release),
+            // Whoever was the first tells the other server what was answered here.
+            Some(false) => self.process().clear(),
+            None => {}
         }
+        answer.is_some()
     }
 
     fn given_to(&self) -> MutexGuard<'_, Option<Address>> {
