@@ -190,7 +190,8 @@ impl RedisPresence {
         let Unit { mirror, lease } = self.unit(unit);
         let called = self.beat_as("beat", unit, LEASE_MS, 0).await?;
         if called == Value::Nil {
-            tracing::warn!(unit = unit.0, "presence lease lapsed; entering everything again");
+            // Of each unit, after whatever the link has told of its server.
+            tracing::debug!(unit = unit.0, "presence lease lapsed; entering everything again");
             self.begin(unit).await?;
             mirror.doubt_all();
         } else {
