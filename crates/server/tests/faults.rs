@@ -18,6 +18,7 @@ mod faults {
     mod nodes;
     mod press;
     mod servers;
+    mod shards;
     mod show;
     mod tally;
 }

@@ -94,13 +94,23 @@ impl Show {
         Show::begin_at(name, nodes, &addrs)
     }
 
+    /// The same on so many channels that some of them are everywhere.
+    pub fn begin_wide(name: &'static str, nodes: Nodes) -> Show {
+        let addrs = nodes.addrs();
+        Show::stage(name, nodes, &addrs, 36)
+    }
+
     /// The same for a crowd and publishers that reach the nodes at other addresses: through proxies.
     pub fn begin_at(name: &'static str, nodes: Nodes, addrs: &[SocketAddr]) -> Show {
+        Show::stage(name, nodes, addrs, 12)
+    }
+
+    fn stage(name: &'static str, nodes: Nodes, addrs: &[SocketAddr], channels: usize) -> Show {
         let (seed, scale) = announce(name);
         let mut dice = Dice::new(seed);
         // So that tests in a row meet other channels, and other slots of a Cluster.
         let channel = |ix| format!("fault-{}-{ix}", seed % 100_000);
-        let channels: Vec<_> = (0..scale.times(12)).map(channel).collect();
+        let channels: Vec<_> = (0..scale.times(channels)).map(channel).collect();
         let crowd = Crowd::gather(addrs, &channels, scale.times(30), &mut dice);
         let press = Press::start(addrs, &channels, 120.0 * scale.0, seed);
         let show = Show { name, seed, scale, dice, nodes, crowd, press, began: Instant::now() };

@@ -13,14 +13,6 @@ fn other_app(keys: &str) -> String {
     format!("[[apps]]\nid = \"2\"\nkeys = [{{ key = \"other-key\", secret = \"{SECRET}\" }}]\n{keys}\n")
 }
 
-fn reload(server: &Server, config: &str) {
-    fs::write(server.config_file(), config).expect("the configuration is written");
-    let reloads = || server.log().matches("configuration reloaded").count();
-    let before = reloads();
-    server.signal("HUP");
-    eventually("the configuration is read again", || reloads() > before);
-}
-
 // Reloading.
 
 #[test]
@@ -32,7 +24,7 @@ fn changed_limits_hold_for_connections_that_are_open() {
     one.say_on("private-room", "client-typing", json!({}));
     one.expect_error();
 
-    reload(&server, &one_app("client_events = true\nlimits = { channel_name_len_max = 12 }"));
+    server.reload(&one_app("client_events = true\nlimits = { channel_name_len_max = 12 }"));
     one.say_on("private-room", "client-typing", json!({}));
     two.expect(r#"{"event":"client-typing","channel":"private-room","data":"{}"}"#);
     one.ask_for("a-name-that-is-long", None);
@@ -45,7 +37,7 @@ fn an_app_that_was_removed_loses_its_connections_with_4001_and_others_keep_their
     let (mut ours, mut theirs) = (server.connect(), server.connect_to("/app/other-key?protocol=7"));
     ours.subscribe("room");
     theirs.subscribe("room");
-    reload(&server, &one_app(""));
+    server.reload(&one_app(""));
     assert_eq!(theirs.expect_error(), json!({"code": 4001, "message": "the app was removed"}));
     theirs.expect_close(4001);
     server.publish("room", "said", "still here");
@@ -56,12 +48,12 @@ fn an_app_that_was_removed_loses_its_connections_with_4001_and_others_keep_their
 fn an_app_that_was_disabled_loses_its_connections_with_4003_and_may_come_back() {
     let server = Server::start(&[one_app(""), other_app("")].concat());
     let (mut ours, mut theirs) = (server.connect(), server.connect_to("/app/other-key?protocol=7"));
-    reload(&server, &[one_app(""), other_app("enabled = false")].concat());
+    server.reload(&[one_app(""), other_app("enabled = false")].concat());
     assert_eq!(theirs.expect_error(), json!({"code": 4003, "message": "the app is disabled"}));
     theirs.expect_close(4003);
     ours.settle();
 
-    reload(&server, &[one_app(""), other_app("")].concat());
+    server.reload(&[one_app(""), other_app("")].concat());
     server.connect_to("/app/other-key?protocol=7").settle();
     ours.settle();
 }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::http::{self, Response};
 use super::pusher::Socket;
 use super::websocket::WebSocket;
-use super::{APP_ID, KEY, PATIENCE, SECRET};
+use super::{APP_ID, KEY, PATIENCE, SECRET, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_fanfare");
 
@@ -134,6 +134,15 @@ impl Server {
         let kill = format!("kill -{name} {}", self.pid());
         let sent = Command::new("sh").args(["-c", &kill]).status();
         assert!(sent.expect("sh runs").success(), "{kill}");
+    }
+
+    /// Changes its configuration, and waits until it goes by that.
+    pub fn reload(&self, config: &str) {
+        fs::write(self.config_file(), config).expect("the configuration is written");
+        let reloads = || self.log().matches("configuration reloaded").count();
+        let before = reloads();
+        self.signal("HUP");
+        eventually("the configuration is read again", || reloads() > before);
     }
 
     /// Waits for the server to end by itself.
