@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::dice::Dice;
 use super::ear::{Ear, TRANSPORTS, Transport, Word};
+use super::press::now_us;
 use super::tally::{Counts, Tally};
 use crate::support::eventually;
 
@@ -42,6 +44,8 @@ struct State {
     confirmed: BTreeSet<String>,
     /// How often it was told that something may be missing.
     told: u64,
+    /// When each publication was heard, and how long it took, in microseconds.
+    delays: Vec<(u64, u64)>,
     story: String,
 }
 
@@ -107,6 +111,18 @@ impl Crowd {
     pub fn reconnects(&self, stock_too: bool) -> u64 {
         let counted = self.listeners.iter().filter(|one| stock_too || one.transport != Transport::Stock);
         counted.map(|one| one.connected.load(Ordering::Relaxed).saturating_sub(1)).sum()
+    }
+
+    /// What 99 of 100 publications took at most that were heard in that time, by those who never had to reconnect.
+    pub fn p99(&self, heard_us: &Range<u64>) -> Duration {
+        let mut delays = Vec::new();
+        for one in self.listeners.iter().filter(|one| one.connected.load(Ordering::Relaxed) == 1) {
+            let state = one.lock();
+            delays.extend(state.delays.iter().filter(|(at, _)| heard_us.contains(at)).map(|(_, delay)| *delay));
+        }
+        delays.sort_unstable();
+        let p99 = delays.get(delays.len() * 99 / 100).expect("somebody heard something");
+        Duration::from_micros(*p99)
     }
 
     /// How often somebody was told that something may be missing, stock Pusher clients' reconnects not counted.
@@ -214,7 +230,11 @@ impl Listener {
         let mut state = self.lock();
         let state = &mut *state;
         match word {
-            Word::Publication { channel, number } => state.tallies.entry(channel).or_default().hear(number),
+            Word::Publication { channel, number, sent_us } => {
+                let now_us = now_us();
+                state.delays.push((now_us, now_us.saturating_sub(sent_us)));
+                state.tallies.entry(channel).or_default().hear(number);
+            }
             Word::Subscribed { channel, recovered } => {
                 let tally = state.tallies.entry(channel.clone()).or_default();
                 if recovered == Some(false) || unsure {

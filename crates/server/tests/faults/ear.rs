@@ -33,6 +33,7 @@ pub enum Word {
     Publication {
         channel: String,
         number: u64,
+        sent_us: u64,
     },
     /// `None` for those who did not ask to resume.
     Subscribed {
@@ -119,8 +120,8 @@ impl Ear {
             }
             "fanfare:gap" => Some(Word::Gap { channel }),
             "n" => {
-                let number = message["data"].as_str().and_then(|data| data.split(' ').next()?.parse().ok());
-                number.map(|number| Word::Publication { channel, number })
+                let mut numbers = message["data"].as_str()?.split(' ').map_while(|word| word.parse().ok());
+                Some(Word::Publication { channel, number: numbers.next()?, sent_us: numbers.next()? })
             }
             _ => None,
         }

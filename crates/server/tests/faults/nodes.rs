@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::press::now_us;
 use super::show::{Show, announce, config, nodes_on};
 use crate::support::redis::Redis;
 use crate::support::{KEY, Nodes, Server, WebSocket, eventually};
@@ -30,13 +31,22 @@ fn the_crowd_resumes_and_is_told() {
 /// F1.
 #[test]
 fn nobody_misses_anything_when_a_node_is_killed() {
+    /// What deliveries may take in any case, while others reconnect.
+    const P99: Duration = Duration::from_millis(50);
     let (_redis, nodes) = three_nodes();
     let mut show = Show::begin("F1 kill -9", nodes);
     let victim = show.dice.below(3);
-    let killed = Instant::now();
+    let (killed, killed_us) = (Instant::now(), now_us());
     show.nodes.kill(victim);
     let back = show.recover("killed", killed);
     assert!(back < Duration::from_secs(30), "everybody is back after {back:.1?}");
+    show.go_on(Duration::from_secs(3));
+    // Survivors' deliveries in the two seconds before, and from one second after.
+    let [before, after] =
+        [killed_us.saturating_sub(2_000_000)..killed_us, killed_us + 1_000_000..killed_us + 3_000_000]
+            .map(|heard_us| show.crowd.p99(&heard_us));
+    println!("F1 kill -9: p99 of survivors {before:.1?}, from 1 s after {after:.1?}");
+    assert!(!show.scale.is_long() || after < P99.max(2 * before), "before {before:.1?}, after {after:.1?}");
     show.nodes.restart(victim);
     show.go_on(Duration::from_secs(2));
     let verdict = show.end();

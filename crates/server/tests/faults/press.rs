@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,12 @@ use crate::support::{KEY, PATIENCE, Response, SECRET};
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Microseconds since this test first asked. Each publication says when it was sent.
+pub fn now_us() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGAN.elapsed().as_micros() as u64
+}
 
 /// The publishers.
 pub struct Press {
@@ -145,7 +151,8 @@ impl Shared {
     }
 
     fn publish(&self, channel: &str, number: u64, node: SocketAddr) -> Outcome {
-        let (seed, data) = (self.seed, format!("{number} {}", "x".repeat(self.padding.load(Ordering::Relaxed))));
+        let padding = "x".repeat(self.padding.load(Ordering::Relaxed));
+        let (seed, data) = (self.seed, format!("{number} {} {padding}", now_us()));
         let request = format!(
             "POST /pub/{KEY}/{channel} HTTP/1.1\r\nHost: fanfare.test\r\nConnection: close\r\nEvent-Type: n\r\n\
              Authorization: Bearer {SECRET}\r\nIdempotency-Key: {seed}-{channel}-{number}\r\n\
