@@ -86,7 +86,18 @@ impl Desk {
         self.answered(key);
     }
 
-    /// The wait of a long-poll is over.
+    /// The wait of a long-poll is over. What is being read for it is awaited: a broker that takes longer than every poll waits
+    /// would otherwise be asked again and again, and never heard.
+    pub fn end_wait(&mut self, key: ConnKey) {
+        let Some(conn) = self.shard.wire(key) else { return };
+        let reads = conn.more.as_ref().is_some_and(|more| more.joining.is_some());
+        match &mut conn.talk {
+            Talk::Polls(polls) if reads => polls.waits = false,
+            _ => self.answer_nothing(key),
+        }
+    }
+
+    /// There is nothing to say to a poller.
     pub fn answer_nothing(&mut self, key: ConnKey) {
         let Some(Talk::Polls(polls)) = self.shard.wire(key).map(|conn| &mut conn.talk) else { return };
         match (polls.format, polls.conditional) {

@@ -637,7 +637,7 @@ impl ShardLoop {
 
     fn look_at_poller(&mut self, key: ConnKey, asks: bool, over: bool) {
         if over && asks {
-            self.desk.answer_nothing(key);
+            self.desk.end_wait(key);
         } else if over || self.desk.is_done(key) {
             self.desk.close(key, None, true);
         } else if self.desk.has_request(key) {

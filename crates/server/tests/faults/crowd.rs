@@ -217,9 +217,6 @@ impl Listener {
             if !words.is_empty() && !std::mem::replace(&mut counted, true) {
                 self.connected.fetch_add(1, Ordering::Relaxed);
             }
-            if self.transport == Transport::LongPoll {
-                self.lock().tallies.values_mut().for_each(Tally::connect);
-            }
             words.into_iter().for_each(|word| self.take(word, unsure));
             cursor.clone_from(&ear.cursor);
         }
