@@ -1,13 +1,14 @@
 //! Networks that stall, cut, delay and halve, between nodes and Redis and between clients and nodes.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::dice::Dice;
 use super::show::{Show, config};
 use crate::support::proxy::{Proxy, Way};
 use crate::support::redis::Redis;
-use crate::support::{Nodes, eventually};
+use crate::support::{KEY, Nodes, eventually};
 
 /// Within this time a node that hears nothing from Redis says so to its balancer, and once the network is well again everybody has
 /// heard what was missed, or that it was.
@@ -90,6 +91,28 @@ fn a_slow_redis_is_slow_and_nothing_else() {
     assert_eq!((verdict.reconnects_of_cursors, verdict.told), (0, 0), "nothing was lost: {verdict:?}");
 }
 
+/// With a Redis that always takes longer than polls wait, their readers would hear nothing for ever.
+#[test]
+fn a_poll_is_over_when_what_was_missed_has_been_read() {
+    let redis = Redis::standalone();
+    let proxy = Proxy::to(redis.addr());
+    let mut nodes = Nodes::start(&format!("{}#one", proxy.url()), 1, &config());
+    nodes.add(&format!("{}#one", redis.url()), &config(), &[]);
+    let target = format!("/sub/{KEY}/one/two?format=json&transport=");
+    let begun = nodes.node(1).request("GET", &format!("{target}poll"), &[], "").json();
+    nodes.node(1).publish("two", "said", "hello");
+
+    proxy.stall(Way::Back);
+    let poll = format!("{target}longpoll&wait=1&since={}", begun["cursor"].as_str().expect("a cursor"));
+    let answer = thread::scope(|scope| {
+        let poll = scope.spawn(|| nodes.node(0).request("GET", &poll, &[], "").json());
+        thread::sleep(Duration::from_secs(3));
+        proxy.pass();
+        poll.join().expect("an answer")
+    });
+    assert_eq!(answer["messages"][0]["data"], "hello", "{answer}");
+}
+
 /// One fault for a moment: jitter for all of it, and drops of up to 2 s, resets, and ends of one way.
 fn misbehave(proxy: &Proxy, dice: &mut Dice) {
     proxy.delay(Duration::from_millis(5), Duration::from_millis(200));
@@ -100,7 +123,7 @@ fn misbehave(proxy: &Proxy, dice: &mut Dice) {
         3 => proxy.cut(),
         _ => proxy.halve(*dice.of(&[Way::Forth, Way::Back])),
     }
-    std::thread::sleep(Duration::from_millis(500 + dice.below(1500) as u64));
+    thread::sleep(Duration::from_millis(500 + dice.below(1500) as u64));
     proxy.pass();
-    std::thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(300));
 }
