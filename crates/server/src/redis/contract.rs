@@ -11,17 +11,21 @@ use super::tests::support::Redis as Server;
 use crate::config::{RedisSettings, test_redis};
 
 /// A broker that nobody used before, on servers that others may use.
-async fn start(servers: &str, events: Arc<dyn BrokerEvents>) -> Arc<dyn Broker> {
+async fn start(servers: &RedisSettings, events: Arc<dyn BrokerEvents>) -> Arc<dyn Broker> {
     static INSTALLATIONS: AtomicU32 = AtomicU32::new(0);
     let n = INSTALLATIONS.fetch_add(1, Ordering::Relaxed);
-    let settings = RedisSettings { prefix: format!("contract-{n}").into(), ..test_redis(servers) };
+    let settings = RedisSettings { prefix: format!("contract-{n}").into(), ..servers.clone() };
     let ears = Arc::new(Ears::default());
     let redis = Redis::start(&settings, ears.clone()).await.expect("the servers serve");
     Arc::new(RedisBroker::start(redis, &ears, events).await.expect("the servers answer"))
 }
 
 async fn keeps_the_contract(servers: &str) {
-    let fresh = async |events| start(servers, events).await;
+    keeps_the_contract_on(test_redis(servers)).await;
+}
+
+async fn keeps_the_contract_on(servers: RedisSettings) {
+    let fresh = async |events| start(&servers, events).await;
     fanfare_hub::broker_contract!(in_turn fresh);
 }
 
@@ -35,6 +39,13 @@ async fn a_broker_on_one_server_keeps_the_contract() {
 async fn a_broker_on_two_servers_keeps_the_contract() {
     let servers = Server::pair();
     keeps_the_contract(&servers.each_ref().map(Server::url).join(",")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_on_partitions_of_two_servers_keeps_the_contract() {
+    let servers = Server::pair();
+    let urls = servers.each_ref().map(Server::url).join(",");
+    keeps_the_contract_on(RedisSettings { partitioned: true, ..test_redis(&urls) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -124,17 +124,21 @@ async fn left(node: &RedisPresence, b: u64) -> Option<String> {
 }
 
 /// A store that nobody used before, on servers that others may use.
-async fn fresh(redis: &str) -> Arc<dyn PresenceStore> {
+async fn fresh(servers: &RedisSettings) -> Arc<dyn PresenceStore> {
     static INSTALLATIONS: AtomicU32 = AtomicU32::new(0);
     let n = INSTALLATIONS.fetch_add(1, Ordering::Relaxed);
-    let settings = RedisSettings { prefix: format!("contract-{n}").into(), ..test_redis(redis) };
+    let settings = RedisSettings { prefix: format!("contract-{n}").into(), ..servers.clone() };
     let presence = dying_in(settings).await;
     presence.attend(Arc::<Told>::default());
     Arc::new(presence)
 }
 
-async fn keeps_the_contract(redis: &str) {
-    let start = async || fresh(redis).await;
+async fn keeps_the_contract(servers: &str) {
+    keeps_the_contract_on(test_redis(servers)).await;
+}
+
+async fn keeps_the_contract_on(servers: RedisSettings) {
+    let start = async || fresh(&servers).await;
     fanfare_hub::presence_contract!(in_turn start);
 }
 
@@ -148,6 +152,13 @@ async fn a_store_on_one_server_keeps_the_contract() {
 async fn a_store_on_two_servers_keeps_the_contract() {
     let servers = fixture::Redis::pair();
     keeps_the_contract(&servers.each_ref().map(fixture::Redis::url).join(",")).await;
+}
+
+#[tokio::test]
+async fn a_store_on_partitions_of_two_servers_keeps_the_contract() {
+    let servers = fixture::Redis::pair();
+    let urls = servers.each_ref().map(fixture::Redis::url).join(",");
+    keeps_the_contract_on(RedisSettings { partitioned: true, ..test_redis(&urls) }).await;
 }
 
 #[tokio::test]
