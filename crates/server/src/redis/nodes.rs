@@ -98,9 +98,10 @@ impl Nodes {
             loop {
                 ticks.tick().await;
                 let (servers, ring) = (speaking.redis.servers(), speaking.redis.ring());
-                let text = serde_json::to_string(&Report { servers, ring, ..report() }).expect("it is plain data");
+                let text = serde_json::to_string(&Report { servers, ring: ring.clone(), ..report() })
+                    .expect("it is plain data");
                 let heard = said(&speaking.redis, &speaking.name, &text).await;
-                let agree = strangers(&heard, &speaking.redis.ring()) == 0;
+                let agree = strangers(&heard, &ring) == 0;
                 if agreed && !agree {
                     tracing::warn!("nodes are configured with different Redis servers, and do not hear each other");
                 }
