@@ -105,7 +105,12 @@ impl Watcher {
             (old, _) => old.clone(),
         };
         let kept = Config { apps: new.apps.clone(), dev: new.dev, redis, ..self.running.clone() };
-        if kept != new {
+        if kept.redis != new.redis {
+            warn!(
+                "the Redis servers stay as they are: only `servers` with `partitioned = true` from the start can be changed while running; \
+                 otherwise stop all nodes, and start them with the new ones"
+            );
+        } else if kept != new {
             warn!(
                 "only apps, their limits and partitioned Redis servers can be changed while running; the rest takes a restart"
             );

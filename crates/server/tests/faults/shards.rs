@@ -3,13 +3,18 @@
 use std::time::{Duration, Instant};
 
 use super::show::{Show, config};
-use crate::support::Nodes;
 use crate::support::redis::Redis;
+use crate::support::{Nodes, Server};
 
 /// The nodes' configuration on these servers.
 fn on(servers: &[&Redis]) -> String {
+    format!("{}partitioned = true\n", whole(servers))
+}
+
+/// The same where each channel belongs to a server, and not to a partition.
+fn whole(servers: &[&Redis]) -> String {
     let urls: Vec<String> = servers.iter().map(|server| format!("{:?}", server.url())).collect();
-    format!("{}\n[redis]\npartitioned = true\nservers = [{}]\n", config(), urls.join(", "))
+    format!("{}\n[redis]\nservers = [{}]\n", config(), urls.join(", "))
 }
 
 /// How many channels' histories a server holds.
@@ -57,4 +62,22 @@ fn a_server_that_died_is_taken_out() {
     go_over(&show, &[&two, &three], "another in its place");
     assert!(histories(&three) > 0, "it has its share of the channels");
     assert_eq!(show.end().reconnects_of_cursors, 0, "connections stay up");
+}
+
+#[test]
+fn without_partitions_other_servers_wait_for_a_restart() {
+    let [one, two] = Redis::pair();
+    let node = Server::start(&whole(&[&one]));
+    let mut socket = node.connect();
+    socket.subscribe("room");
+    for other in [whole(&[&one, &two]), on(&[&one, &two])] {
+        let warnings = || node.log().matches("the Redis servers stay as they are").count();
+        let before = warnings();
+        node.reload(&other);
+        assert_eq!(warnings(), before + 1);
+    }
+    (0..20).for_each(|n| node.publish(&format!("fault-{n}"), "said", "x"));
+    node.publish("room", "said", "still here");
+    socket.expect(r#"{"event":"said","channel":"room","data":"still here"}"#);
+    assert_eq!(two.ask(&["DBSIZE"]).int(), 0, "nothing has gone there");
 }
