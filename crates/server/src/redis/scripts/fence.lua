@@ -13,7 +13,7 @@ local identity = said('server', 'run_id') .. ':' .. said('replication', 'master_
 local fence = redis.call('HMGET', KEYS[1], 'generation', 'identity', 'moved')
 if fence[3] then
   if ARGV[1] ~= 'open' then
-    return redis.error_reply('GONE its channels were given to another server')
+    return redis.error_reply('GONE its channels were given to another server, by a newer list of servers than this node has')
   end
   redis.call('HDEL', KEYS[1], 'moved', 'identity')
   fence[2] = false
