@@ -23,6 +23,8 @@ use tokio::time::{sleep, timeout};
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts at what a server refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Between questions whether the unit was brought back to a server that it was taken from.
+const TAKEN_PAUSE: Duration = Duration::from_secs(1);
 /// How long a question waits for a server that has only just been given the unit.
 const ARRIVAL: Duration = Duration::from_millis(500);
 /// Between attempts at a slot that is on its way.
@@ -71,6 +73,8 @@ pub(super) struct Unit {
     moved: Notify,
     /// The server that it was given to and has not begun at, which may have had it before.
     given_to: Mutex<Option<Address>>,
+    /// Its server says that another one has it, and nobody has said which.
+    taken: AtomicBool,
     /// Whether the listeners were told that it is up, and not yet that it is down.
     risen: AtomicBool,
     /// When the last script was answered, in microseconds since 1970; 0: never.
@@ -100,6 +104,7 @@ impl Unit {
             fenced: Notify::new(),
             moved: Notify::new(),
             given_to: Mutex::default(),
+            taken: AtomicBool::new(false),
             risen: AtomicBool::new(false),
             answered_us: AtomicU64::new(0),
             process: Mutex::default(),
@@ -123,6 +128,7 @@ impl Unit {
 
     /// Moves it to a server.
     pub fn settle(&self, link: Option<Arc<Link>>) {
+        self.taken.store(false, Ordering::Release);
         self.home.send_replace(link);
     }
 
@@ -131,18 +137,22 @@ impl Unit {
         self.route.load_full()
     }
 
-    /// Waits for another route than this one.
+    /// Waits for another route than this one, or until it is known that there is none.
     async fn another_route(&self, than: &Arc<Route>) {
         loop {
             let changed = self.routed.notified();
-            if self.route().is_some() && !self.is_current(than) {
+            if self.route().is_some() && !self.is_current(than) || self.is_taken() {
                 return;
             }
             changed.await;
         }
     }
 
-    /// Where questions go, as soon as that is known: not while its server is gone.
+    fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Acquire)
+    }
+
+    /// Where questions go, as soon as that is known: not while its server is gone, or has it no longer.
     pub async fn arrival(&self) -> Option<Arc<Route>> {
         let arriving = async {
             loop {
@@ -150,7 +160,7 @@ impl Unit {
                 if let Some(route) = self.route() {
                     return Some(route);
                 }
-                if self.home().is_none_or(|link| link.is_gone()) {
+                if self.is_taken() || self.home().is_none_or(|link| link.is_gone()) {
                     return None;
                 }
                 changed.await;
@@ -342,11 +352,20 @@ impl Unit {
             match answer.and_then(|value| Ok(redis::from_redis_value::<(u64, String)>(value)?)) {
                 Ok((generation, process)) => {
                     self.given_to().take_if(|address| *address == link.address);
+                    self.taken.store(false, Ordering::Release);
                     *self.process() = process;
                     return generation;
                 }
                 Err(error) if judge(&error) == Refusal::Moved => link.doubt(),
-                Err(error) => link.blame(error),
+                Err(error) => {
+                    let is_taken = error.code() == Some("GONE") && self.given_to().is_none();
+                    link.blame(error);
+                    if is_taken {
+                        self.taken.store(true, Ordering::Release);
+                        self.routed.notify_waiters();
+                        sleep(TAKEN_PAUSE).await;
+                    }
+                }
             }
             sleep(RETRY_PAUSE).await;
         }

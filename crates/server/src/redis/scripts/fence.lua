@@ -6,10 +6,6 @@
 -- KEYS: fence. ARGV: 1 'open' if the unit was given to this server, which may have had it before; 2 the process that the
 --   caller had answers from ('': none), 3 when it had the last, in microseconds.
 -- Answers the generation, and the process.
-local function said(section, field)
-  return string.match(redis.call('INFO', section), field .. ':(%w+)')
-end
-local identity = said('server', 'run_id') .. ':' .. said('replication', 'master_replid')
 local fence = redis.call('HMGET', KEYS[1], 'generation', 'identity', 'moved')
 if fence[3] then
   if ARGV[1] ~= 'open' then
@@ -18,6 +14,10 @@ if fence[3] then
   redis.call('HDEL', KEYS[1], 'moved', 'identity')
   fence[2] = false
 end
+local function said(section, field)
+  return string.match(redis.call('INFO', section), field .. ':(%w+)')
+end
+local identity = said('server', 'run_id') .. ':' .. said('replication', 'master_replid')
 local torn = ARGV[2] ~= '' and ARGV[2] ~= identity and fence[1] and tonumber(ARGV[3]) > tonumber(fence[1])
 if fence[1] and fence[2] == identity and not torn then
   return { fence[1], identity }
