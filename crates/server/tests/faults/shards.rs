@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::show::{Show, config};
 use crate::support::redis::Redis;
-use crate::support::{Nodes, Server};
+use crate::support::{Nodes, Server, eventually};
 
 /// The nodes' configuration on these servers.
 fn on(servers: &[&Redis]) -> String {
@@ -46,9 +48,9 @@ fn servers_are_added_and_removed_under_load() {
     assert!(histories(&three) > 0, "it has its share of the channels");
     go_over(&show, &[&two, &three], "the first removed");
     one.kill();
-    let refused = show.press.refused();
+    let (refused, told) = (show.press.refused(), show.crowd.told());
     show.recover("the first is gone", Instant::now());
-    assert_eq!(show.press.refused(), refused, "nobody needs it");
+    assert_eq!((show.press.refused(), show.crowd.told()), (refused, told), "nobody needs it");
     let verdict = show.end();
     assert_eq!(verdict.reconnects_of_cursors, 0, "connections stay up");
 }
@@ -62,6 +64,36 @@ fn a_server_that_died_is_taken_out() {
     go_over(&show, &[&two, &three], "another in its place");
     assert!(histories(&three) > 0, "it has its share of the channels");
     assert_eq!(show.end().reconnects_of_cursors, 0, "connections stay up");
+}
+
+/// What is not kept cannot be filled in later: a node that has not followed must not publish it where the others are no more.
+#[test]
+fn what_is_not_kept_is_heard_or_refused() {
+    let [one, two, three] = [(); 3].map(|()| Redis::standalone());
+    let unkept = |servers: &[&Redis]| on(servers).replace("[[apps.history]]", "[[apps.history]]\nenabled = false");
+    let nodes = Nodes::start("", 2, &unkept(&[&one, &two]));
+    let (ahead, behind) = (nodes.node(0), nodes.node(1));
+    ahead.reload(&unkept(&[&one, &two, &three]));
+    let mut socket = ahead.connect();
+    let channels: Vec<String> = (0..36).map(|n| format!("room-{n}")).collect();
+    channels.iter().for_each(|channel| socket.subscribe(channel));
+    let publish = |channel: &String| {
+        let answer = behind.post("/events", &json!({"name": "said", "channels": [channel], "data": "x"}));
+        if answer.status != 200 {
+            assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+        }
+        answer.status == 200
+    };
+    let heard: Vec<&String> = channels.iter().filter(|channel| publish(channel)).collect();
+    assert!((1..channels.len()).contains(&heard.len()), "some have moved, and some have not: {heard:?}");
+    for channel in heard {
+        assert_eq!(socket.expect_event("said")["channel"], **channel);
+    }
+    behind.reload(&unkept(&[&one, &two, &three]));
+    for channel in &channels {
+        eventually("it has followed", || publish(channel));
+        assert_eq!(socket.expect_event("said")["channel"], **channel);
+    }
 }
 
 #[test]
