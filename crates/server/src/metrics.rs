@@ -172,6 +172,20 @@ impl Collector for Shards {
         gauge(&mut to, "nodes", "Nodes that share the Redis servers, this one included", self.0.heard().len() as u64)?;
         let help = "Nodes that are configured with other Redis servers, and do not hear this one";
         gauge(&mut to, "nodes_strange", help, self.0.strangers() as u64)?;
+        let recovery = self.0.recovery();
+        for (name, help, count) in [
+            (
+                "redis_fences",
+                "Partitions fenced: once at the start, and whenever another process may serve",
+                &recovery.fences,
+            ),
+            ("redis_resubscriptions", "Channels subscribed to again", &recovery.resubscriptions),
+            ("refills", "Times that a channel's history was read for what was missing", &recovery.refills),
+            ("refilled_publications", "Missing publications that were found there", &recovery.refilled),
+            ("gaps", "Times that a channel's subscribers were told that something is missing", &recovery.gaps),
+        ] {
+            counter(&mut to, name, help, count.get())?;
+        }
         let servers = self.0.servers();
         let mut family = |name, help, value: fn(&Server) -> f64| -> Result<(), Error> {
             let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;

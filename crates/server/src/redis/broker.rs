@@ -231,10 +231,13 @@ impl Inner {
             let query = Query::Refill(seen.position);
             let read = self.streams.history(&watch.key, query, REFILL_MAX, true).await?;
             let n = read.entries.len();
+            self.redis.recovery().refills.add(1);
+            self.redis.recovery().refilled.add(n);
             if !read.recovered && !watch.is_gone() {
                 let before = read.entries.first().map_or(read.tip, |oldest| before(oldest.tip));
                 let mark = before.mark(self.stamps.settled(watch.unit, before.stamp));
                 tracing::debug!(channel = watch.key.as_str(), "gap");
+                self.redis.recovery().gaps.add(1);
                 self.events.gap(&watch.key, mark).await;
                 watch.saw(before);
             }

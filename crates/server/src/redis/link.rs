@@ -8,6 +8,7 @@ use super::commands::Commands;
 use super::dial::{ANSWER_TIMEOUT, Address, DialError, Dialer, Running};
 use super::fault::Fault;
 use super::nodes::Server;
+use super::recovery::Recovery;
 use super::subscriber::{Subscriber, probe_channel};
 use crate::config::Login;
 use std::hash::{BuildHasher, RandomState};
@@ -41,6 +42,7 @@ pub(super) struct Common {
     pub clustered: bool,
     /// Told when a server may not be what it was.
     pub doubt: Notify,
+    pub recovery: Arc<Recovery>,
 }
 
 /// A server.
@@ -166,6 +168,11 @@ impl Link {
         self.common.doubt.notify_one();
     }
 
+    /// What was done to recover, on all links.
+    pub fn recovery(&self) -> &Recovery {
+        &self.common.recovery
+    }
+
     /// Remembers what was wrong.
     pub fn blame(&self, fault: impl Into<Fault>) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault.into();
@@ -288,7 +295,7 @@ impl Link {
             match self.common.dialer.pubsub(&self.address, login).await {
                 Err(error) => self.blame(error),
                 Ok(stream) => {
-                    let subscriber = Arc::new(Subscriber::new(self.address.to_string()));
+                    let subscriber = Arc::new(Subscriber::new(self.address.to_string(), self.common.recovery.clone()));
                     self.subscriber.send_replace(Some(subscriber.clone()));
                     let why = tokio::select! {
                         why = subscriber.run(stream, self.common.events.clone()) => why,

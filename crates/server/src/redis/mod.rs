@@ -33,6 +33,7 @@ mod presence;
 #[cfg(test)]
 mod presence_tests;
 mod record;
+pub mod recovery;
 mod refusal;
 mod relay;
 #[allow(dead_code)]
@@ -59,6 +60,7 @@ use bytes::Bytes;
 use dial::{Dialer, Running};
 use fanfare_proto::cursor::channel_hash;
 use link::Common;
+use recovery::Recovery;
 use redis::Value;
 use ring::Ring;
 use std::hash::{BuildHasher, RandomState};
@@ -144,6 +146,7 @@ struct Inner {
     /// Whether units may be given to other servers.
     partitioned: bool,
     ring: Ring,
+    recovery: Arc<Recovery>,
     _tasks: Vec<Running>,
 }
 
@@ -158,8 +161,9 @@ impl Redis {
             node: format!("{random:016x}"),
             clustered: matches!(settings.servers, RedisServers::Cluster(_)),
             doubt: Notify::new(),
+            recovery: Arc::default(),
         });
-        let node = common.node.clone();
+        let (node, recovery) = (common.node.clone(), common.recovery.clone());
         let units = topology::units(settings, 0);
         for unit in &units {
             let _ = unit.subscriptions().want(&subscriber::probe_channel(unit, &common.node));
@@ -170,8 +174,9 @@ impl Redis {
         let mut tasks: Vec<Running> = topology.units().iter().map(live).collect();
         let following = topology.clone();
         tasks.push(Running::start(async move { following.follow().await }));
-        let redis =
-            Redis { inner: Arc::new(Inner { node, topology, partitioned: settings.partitioned, ring, _tasks: tasks }) };
+        let redis = Redis {
+            inner: Arc::new(Inner { node, topology, partitioned: settings.partitioned, ring, recovery, _tasks: tasks }),
+        };
         redis.all_risen().await?;
         Ok(redis)
     }
@@ -206,6 +211,11 @@ impl Redis {
     /// What this node sees of the servers.
     pub fn servers(&self) -> Vec<nodes::Server> {
         self.inner.topology.servers()
+    }
+
+    /// What was done to recover.
+    pub fn recovery(&self) -> &Recovery {
+        &self.inner.recovery
     }
 
     /// All units.

@@ -5,6 +5,7 @@
 //! Always true: a node that says nothing for five seconds is none.
 
 use super::dial::Running;
+use super::recovery::Recovery;
 use super::{CallError, Redis, Script, UnitIx};
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,11 @@ impl Nodes {
     /// What this node sees of the servers.
     pub fn servers(&self) -> Vec<Server> {
         self.inner.redis.servers()
+    }
+
+    /// What this node did to recover.
+    pub fn recovery(&self) -> &Recovery {
+        self.inner.redis.recovery()
     }
 
     /// Says good-bye, so that nobody waits for this node.

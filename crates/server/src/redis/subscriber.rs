@@ -2,6 +2,7 @@
 //! fills the socket, and then the server's buffer, and never its own memory.
 
 use super::dial::{Running, Stream};
+use super::recovery::Recovery;
 use super::subscriptions::Request;
 use super::unit::Unit;
 use super::{LinkEvents, UnitIx};
@@ -36,6 +37,7 @@ pub(super) struct Subscriber {
     /// Microseconds from `began` to when the last one was sent, and how long one took.
     probe_sent_us: AtomicU64,
     lag_us: AtomicU64,
+    recovery: Arc<Recovery>,
 }
 
 struct Asked {
@@ -50,7 +52,7 @@ pub(super) fn probe_channel(unit: &Unit, node: &str) -> Vec<u8> {
 
 impl Subscriber {
     /// A connection that nothing is read from yet: see [`Subscriber::run`].
-    pub fn new(server: String) -> Subscriber {
+    pub fn new(server: String, recovery: Arc<Recovery>) -> Subscriber {
         Subscriber {
             server,
             units: Mutex::default(),
@@ -62,6 +64,7 @@ impl Subscriber {
             probed: AtomicU64::new(0),
             probe_sent_us: AtomicU64::new(0),
             lag_us: AtomicU64::new(0),
+            recovery,
         }
     }
 
@@ -191,7 +194,8 @@ impl Subscriber {
         match (&*kind, words.next()) {
             (b"smessage", Some(Value::BulkString(payload))) => self.message(&unit, &channel, payload, events).await,
             (b"ssubscribe", _) => {
-                unit.subscriptions().subscribed(&channel);
+                let again = unit.subscriptions().subscribed(&channel);
+                self.recovery.resubscriptions.add(usize::from(again));
                 unit.has_subscribed();
                 self.answered(&channel);
             }

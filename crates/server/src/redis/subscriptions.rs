@@ -24,6 +24,8 @@ struct Channel {
     wire: Wire,
     /// It was subscribed to on an earlier connection, and is to be again before the unit is whole.
     again: bool,
+    /// It was subscribed to, and has been wanted ever since.
+    known: bool,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
@@ -54,7 +56,7 @@ pub(super) struct Subscriptions {
 impl Subscriptions {
     /// Wants a channel. `None`: it is subscribed to; otherwise one hears when it is.
     pub fn want(&mut self, name: &[u8]) -> Option<oneshot::Receiver<()>> {
-        let new = || Channel { wanted: true, wire: Wire::Off, again: false, waiting: Vec::new() };
+        let new = || Channel { wanted: true, wire: Wire::Off, again: false, known: false, waiting: Vec::new() };
         let channel = self.channels.entry_ref(name).or_insert_with(new);
         channel.wanted = true;
         if channel.wire == Wire::On {
@@ -71,7 +73,7 @@ impl Subscriptions {
     /// No longer wants a channel.
     pub fn unwant(&mut self, name: &[u8]) {
         let Some(channel) = self.channels.get_mut(name) else { return };
-        channel.wanted = false;
+        (channel.wanted, channel.known) = (false, false);
         channel.waiting.clear();
         self.again -= usize::from(std::mem::take(&mut channel.again));
         match channel.wire {
@@ -106,9 +108,9 @@ impl Subscriptions {
         }
     }
 
-    /// The server has subscribed us.
-    pub fn subscribed(&mut self, name: &[u8]) {
-        let Some(channel) = self.channels.get_mut(name) else { return };
+    /// The server has subscribed us. Returns whether it had been subscribed to before.
+    pub fn subscribed(&mut self, name: &[u8]) -> bool {
+        let Some(channel) = self.channels.get_mut(name) else { return false };
         channel.wire = Wire::On;
         self.again -= usize::from(std::mem::take(&mut channel.again));
         for waiting in channel.waiting.drain(..) {
@@ -118,6 +120,7 @@ impl Subscriptions {
         if !channel.wanted {
             self.line.push_back(name.into());
         }
+        std::mem::replace(&mut channel.known, channel.wanted)
     }
 
     /// The server has ended a subscription. Whether nobody had asked for it: the channel's slot has moved.
@@ -203,7 +206,7 @@ mod tests {
         }
         let _ = channels.next(9);
         for name in ["a", "b"] {
-            channels.subscribed(name.as_bytes());
+            assert!(!channels.subscribed(name.as_bytes()));
         }
         channels.unwant(b"b");
         channels.start_over();
@@ -211,7 +214,7 @@ mod tests {
         let Some(Request::Subscribe(mut again)) = channels.next(9) else { panic!("a and c are wanted") };
         again.sort();
         assert_eq!(again, names(&["a", "c"]));
-        channels.subscribed(b"a");
+        assert!(channels.subscribed(b"a"), "it was before");
         channels.unwant(b"c");
         assert!(channels.is_whole(), "what is no longer wanted is not waited for");
     }

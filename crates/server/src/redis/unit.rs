@@ -354,6 +354,7 @@ impl Unit {
                     self.given_to().take_if(|address| *address == link.address);
                     self.taken.store(false, Ordering::Release);
                     *self.process() = process;
+                    link.recovery().fences.add(1);
                     return generation;
                 }
                 Err(error) if judge(&error) == Refusal::Moved => link.doubt(),

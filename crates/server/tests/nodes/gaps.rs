@@ -66,6 +66,8 @@ fn everybody_is_told_of_data_that_was_lost() {
     }
     elsewhere.settle();
     assert_eq!(server.metric("fanfare_connections_closed_total{reason=\"gap\"}"), 3.0);
+    assert_eq!(server.metric("fanfare_gaps_total"), 1.0, "one channel, however many are told");
+    assert!(server.metric("fanfare_redis_fences_total") >= 2.0);
 }
 
 #[test]
