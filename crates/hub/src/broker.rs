@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use fanfare_proto::cursor::{Cursor, Place, channel_hash};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::hold::Hold;
 use crate::key::ChannelKey;
 use crate::publication::Publication;
 
@@ -284,6 +285,8 @@ pub struct InFlight {
     pub permit: Option<OwnedSemaphorePermit>,
     /// Keeps later publications from being settled beyond it.
     pub flight: Option<Flight>,
+    /// Kept beyond that, until every socket has taken it.
+    pub hold: Option<Hold>,
 }
 
 /// A publication that has not been shown to everybody yet; its drop says that it has.

@@ -11,6 +11,7 @@
 mod audit;
 pub mod broker;
 mod herald;
+pub mod hold;
 pub mod hub;
 pub mod key;
 pub mod mail;

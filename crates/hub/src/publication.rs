@@ -13,6 +13,7 @@ use fanfare_proto::{deflate, feed, server, ws};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::broker::{InFlight, Mark, StreamPosition};
+use crate::hold::{Hold, held};
 use crate::key::ChannelKey;
 
 /// What a publication is to the sockets that it reaches.
@@ -178,14 +179,14 @@ pub struct Frames {
     mark: Option<Mark>,
     encoder: Arc<dyn Encode>,
     forms: Box<[OnceLock<Bytes>]>,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 impl Frames {
     /// Nothing is encoded yet.
     pub fn new(key: ChannelKey, publication: Arc<Publication>, mark: Option<Mark>, encoder: Arc<dyn Encode>) -> Self {
         let forms = std::iter::repeat_with(OnceLock::new).take(encoder.forms()).collect();
-        Frames { key, publication, mark, encoder, forms, _in_flight: InFlight::default() }
+        Frames { key, publication, mark, encoder, forms, in_flight: InFlight::default() }
     }
 
     /// What tells the channel's subscribers that something may be missing before `now`.
@@ -202,7 +203,7 @@ impl Frames {
 
     /// As they are delivered: what they hold is given back when the last loop has shown and dropped them.
     pub fn carrying(self, in_flight: InFlight) -> Self {
-        Frames { _in_flight: in_flight, ..self }
+        Frames { in_flight, ..self }
     }
 
     /// The channel that it goes to.
@@ -228,6 +229,16 @@ impl Frames {
     /// All bytes in a form, shared by every subscriber that takes it.
     pub fn bytes(&self, form: Form) -> &Bytes {
         self.forms[usize::from(form.0)].get_or_init(|| self.encoder.encode(form, self))
+    }
+
+    /// The same for an outbox: what they hold is given back when the last of them has been written.
+    pub fn owed(&self, form: Form) -> Bytes {
+        held(self.bytes(form).clone(), self.hold().into_iter())
+    }
+
+    /// What its bytes keep.
+    pub(crate) fn hold(&self) -> Option<&Hold> {
+        self.in_flight.hold.as_ref()
     }
 
     /// What made its bytes.

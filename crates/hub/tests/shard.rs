@@ -2,12 +2,17 @@
 
 mod support;
 
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
 use bytes::Bytes;
+use fanfare_hub::hold::Hold;
 use fanfare_hub::publication::Form;
 use fanfare_hub::shard::{After, Change, ConnKey, Doom, Subscribed, Traits};
 use fanfare_hub::{ChannelKey, Kind, Publication, Shard, StreamPosition};
 
-use support::{Mood, PLAIN, SALT, Tap, change, frames, gap, note, publication, settle, socket, stored};
+use support::{Mood, PLAIN, SALT, Tap, change, frames, gap, held, note, publication, settle, socket, stored};
 
 /// More than a slice has room for.
 const CROWD: usize = 300;
@@ -307,6 +312,28 @@ fn a_full_socket_is_not_offered_anything_until_it_is_writable() {
     assert_eq!(tap.writes(), 1);
     writable(&mut shard, conn, &tap, Mood::Open);
     assert_eq!((tap.heard().len(), tap.writes()), (3, 2));
+}
+
+#[test]
+fn a_hold_is_kept_until_the_last_socket_has_taken_what_keeps_it() {
+    let mut shard = shard();
+    let (slow, tap) = live(&mut shard, "room", PLAIN, Mood::Shut);
+    let (closed, _) = live(&mut shard, "room", PLAIN, Mood::Shut);
+    let (_, other) = live(&mut shard, "room", PLAIN, Mood::Open);
+    let (hold, mut release) = Hold::new();
+    for id in 1..=2 {
+        shard.publish(held(&key("room"), publication(id, 0), hold.clone()));
+    }
+    drop(hold);
+    let mut is_free = || pin!(release.wait()).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+    settle(&mut shard);
+    assert_eq!(other.heard().len(), 2);
+    assert!(!is_free(), "two outboxes have it");
+    writable(&mut shard, slow, &tap, Mood::Open);
+    assert_eq!(tap.heard().len(), 2);
+    assert!(!is_free(), "one has it still");
+    shard.close(closed, None);
+    assert!(is_free());
 }
 
 #[test]

@@ -140,7 +140,9 @@ impl Node {
                 (start_hub(routes, broker.clone(), MemoryPresence::default()), Some(broker), None)
             }
             Some(settings) => {
-                let shared = Shared::start(settings, routes.clone(), apps.clone(), tokens.clone()).await?;
+                let shared =
+                    Shared::start(settings, routes.clone(), apps.clone(), tokens.clone(), config.outbox_bytes_max)
+                        .await?;
                 let hub = start_hub(routes, shared.broker.clone(), shared.presence.clone());
                 shared.attend(&hub, apps.clone());
                 tokio::spawn(shared.clone().watch(readiness.clone()));

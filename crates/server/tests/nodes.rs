@@ -11,5 +11,6 @@ mod nodes {
     mod passing;
     mod picture;
     mod presence;
+    mod refills;
     mod roles;
 }

@@ -250,7 +250,7 @@ impl Clerk {
         if let Outcome::New(mark) = outcome
             && heard
         {
-            let in_flight = InFlight { permit, flight };
+            let in_flight = InFlight { permit, flight, hold: None };
             self.events.publication(&key, Delivery { publication, mark, in_flight }).await;
         }
         published(outcome, heard)

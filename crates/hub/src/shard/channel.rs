@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::ConnKey;
 use crate::broker::StreamPosition;
+use crate::hold::held;
 use crate::key::ChannelKey;
 use crate::publication::{Form, Frames};
 
@@ -267,8 +268,8 @@ impl Batch {
     /// The same bytes for every subscriber that takes this form.
     pub fn bytes(&self, form: Form) -> &Bytes {
         self.0.bytes[usize::from(form.0)].get_or_init(|| match self.0.frames.as_slice() {
-            [only] => only.bytes(form).clone(),
-            many => many[0].encoder().join(form, many),
+            [only] => only.owed(form),
+            many => held(many[0].encoder().join(form, many), many.iter().filter_map(|frames| frames.hold())),
         })
     }
 

@@ -215,7 +215,7 @@ impl<W: Wire> Shard<W> {
         }
         let generation = self.conns.generation(slot).expect("the caller holds a slot");
         let Some(conn) = self.conns.get_mut(slot).filter(|conn| !conn.doomed && !conn.answered) else { return };
-        let bytes = frames.bytes(conn.form).clone();
+        let bytes = frames.owed(conn.form);
         if bytes.is_empty() {
             if frames.is_gap() {
                 self.cannot_tell(ConnKey { slot, generation });

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fanfare_hub::broker::InFlight;
+use fanfare_hub::hold::Hold;
 use fanfare_hub::publication::PusherForms;
 use fanfare_hub::shard::{ConnKey, Sent, Traits, Wire};
 use fanfare_hub::{ChannelKey, Encode, Form, Frames, Kind, Mark, Publication, Shard, StreamPosition};
@@ -145,6 +147,12 @@ pub fn publication(id: usize, padding: usize) -> Publication {
 /// A letter to a shard: a publication without a position.
 pub fn frames(key: &ChannelKey, publication: Publication) -> Arc<Frames> {
     stored(key, publication, None)
+}
+
+/// A letter of something that keeps a hold.
+pub fn held(key: &ChannelKey, publication: Publication, hold: Hold) -> Arc<Frames> {
+    let letter = Frames::new(key.clone(), publication.into(), None, Arc::new(Teller(FORMS)));
+    Arc::new(letter.carrying(InFlight { hold: Some(hold), ..InFlight::default() }))
 }
 
 /// A letter to a shard. Messages of 100 bytes and more are worth deflating.

@@ -140,7 +140,7 @@ impl Queue {
 impl Message {
     /// The message of a publication in one form; `None` where it is not shown in that form.
     pub fn of(frames: &Frames, form: Form) -> Option<Message> {
-        let bytes = frames.bytes(form).clone();
+        let bytes = frames.owed(form);
         let (key, moment) = (frames.key().clone(), Moment::of(frames.publication()));
         (!bytes.is_empty()).then_some(Message { key, bytes, moment, position: frames.mark().map(|mark| mark.position) })
     }

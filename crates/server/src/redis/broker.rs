@@ -28,6 +28,7 @@ use tokio::task::{JoinSet, unconstrained};
 
 use super::channels::{Arrival, Watch, Work};
 use super::echoes::Echoes;
+use super::pace::{Pace, Pacer};
 use super::record;
 use super::stamps::{SKEW_US, Stamps};
 use super::streams::{Entry, Letter, Query, Streams, Tip};
@@ -63,6 +64,7 @@ pub(super) struct Inner {
     /// By unit: subscriptions that wait to hear where their streams stand. An entry is there while a task serves it.
     asking: Mutex<HashMap<UnitIx, Vec<Asking>>>,
     doubts: Mutex<HashMap<UnitIx, Doubt>>,
+    pacer: Pacer,
     pub echoes: Echoes,
     publishes: Semaphore,
     pub rounds: Rounds,
@@ -84,8 +86,14 @@ struct Doubt {
 }
 
 impl RedisBroker {
-    /// Starts on the current tokio runtime. From here on `ears` hear, and `events` are told.
-    pub async fn start(redis: Redis, ears: &Ears, events: Arc<dyn BrokerEvents>) -> Result<RedisBroker, CallError> {
+    /// Starts on the current tokio runtime. From here on `ears` hear, and `events` are told. `outbox_bytes_max` is what a reader may
+    /// owe.
+    pub async fn start(
+        redis: Redis,
+        ears: &Ears,
+        events: Arc<dyn BrokerEvents>,
+        outbox_bytes_max: usize,
+    ) -> Result<RedisBroker, CallError> {
         let node = RandomState::new().hash_one(std::process::id());
         let names =
             redis.units().map(|unit| (unit, (redis.key(unit, "c:"), redis.key(unit, &format!("pulse:{node:x}")))));
@@ -98,6 +106,7 @@ impl RedisBroker {
             watches: Mutex::default(),
             asking: Mutex::default(),
             doubts: Mutex::default(),
+            pacer: Pacer::new(outbox_bytes_max),
             echoes: Echoes::new(node),
             publishes: Semaphore::new(PUBLISHES_MAX as usize),
             rounds: Rounds::default(),
@@ -181,7 +190,7 @@ impl Inner {
         };
         let permit = origin.and_then(|origin| self.echoes.heard(origin));
         let flight = tip.map(|tip| self.stamps.board(unit, tip.stamp));
-        Some(Arrival { publication: Arc::new(publication), tip, in_flight: InFlight { permit, flight } })
+        Some(Arrival { publication: Arc::new(publication), tip, in_flight: InFlight { permit, flight, hold: None } })
     }
 
     /// Delivers on the task that reads from the server, which thereby waits for slow loops. Reading a history must not hold up
@@ -199,23 +208,29 @@ impl Inner {
         }
     }
 
-    /// Does what is to be done for a channel until there is no more.
-    async fn work(self: Arc<Self>, watch: Arc<Watch>, mut work: Work) {
-        loop {
+    /// Does what is to be done for a channel until there is no more, as fast as it can be written.
+    async fn work(self: Arc<Self>, watch: Arc<Watch>, work: Work) {
+        let mut pace = self.pacer.begin();
+        let mut next = Some(work);
+        while let Some(work) = next {
             match work {
-                Work::Deliver(arrival) => self.deliver(watch.unit, &watch.key, arrival).await,
+                Work::Deliver(arrival) => self.deliver_paced(&watch, arrival, &mut pace).await,
                 Work::Refill => {
-                    if let Err(error) = self.refill(&watch).await {
+                    if let Err(error) = self.refill(&watch, &mut pace).await {
                         tracing::debug!(channel = watch.key.as_str(), %error, "not filled yet");
-                        return watch.give_up();
+                        watch.give_up();
+                        break;
                     }
                 }
             }
-            match watch.next() {
-                Some(next) => work = next,
-                None => return,
-            }
+            next = watch.next();
         }
+        pace.end();
+    }
+
+    async fn deliver_paced(&self, watch: &Watch, mut arrival: Arrival, pace: &mut Pace) {
+        arrival.in_flight.hold = pace.step(arrival.bytes()).await;
+        self.deliver(watch.unit, &watch.key, arrival).await;
     }
 
     async fn deliver(&self, unit: UnitIx, key: &ChannelKey, arrival: Arrival) {
@@ -225,7 +240,7 @@ impl Inner {
     }
 
     /// Delivers what is missing after what was seen, or tells that it is missing for good. The caller has the turn.
-    async fn refill(&self, watch: &Watch) -> Result<(), CallError> {
+    async fn refill(&self, watch: &Watch, pace: &mut Pace) -> Result<(), CallError> {
         while let Some(seen) = watch.seen() {
             let _doubt = self.stamps.doubt(watch.unit, seen.stamp);
             let query = Query::Refill(seen.position);
@@ -245,8 +260,9 @@ impl Inner {
                 if watch.is_gone() {
                     return Ok(());
                 }
-                let in_flight = InFlight { permit: None, flight: Some(self.stamps.board(watch.unit, tip.stamp)) };
-                self.deliver(watch.unit, &watch.key, Arrival { publication, tip: Some(tip), in_flight }).await;
+                let in_flight =
+                    InFlight { flight: Some(self.stamps.board(watch.unit, tip.stamp)), ..InFlight::default() };
+                self.deliver_paced(watch, Arrival { publication, tip: Some(tip), in_flight }, pace).await;
                 watch.saw(tip);
             }
             if n < REFILL_MAX {

@@ -72,7 +72,7 @@ impl Node {
         let (ear, told) = mpsc::unbounded_channel();
         let ears = Arc::new(Ears::default());
         let redis = Redis::start(&test_redis(url), ears.clone()).await.expect("the server serves");
-        let broker = RedisBroker::start(redis, &ears, Arc::new(Ear(ear))).await.expect("the server answers");
+        let broker = RedisBroker::start(redis, &ears, Arc::new(Ear(ear)), 1 << 20).await.expect("the server answers");
         Node { broker, told }
     }
 

@@ -32,7 +32,8 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    fn bytes(&self) -> usize {
+    /// What it takes to keep it, more or less.
+    pub fn bytes(&self) -> usize {
         self.publication.event.len() + self.publication.data.len() + 256
     }
 }

@@ -17,7 +17,7 @@ async fn start(servers: &RedisSettings, events: Arc<dyn BrokerEvents>) -> Arc<dy
     let settings = RedisSettings { prefix: format!("contract-{n}").into(), ..servers.clone() };
     let ears = Arc::new(Ears::default());
     let redis = Redis::start(&settings, ears.clone()).await.expect("the servers serve");
-    Arc::new(RedisBroker::start(redis, &ears, events).await.expect("the servers answer"))
+    Arc::new(RedisBroker::start(redis, &ears, events, 1 << 20).await.expect("the servers answer"))
 }
 
 async fn keeps_the_contract(servers: &str) {

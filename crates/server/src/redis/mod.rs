@@ -29,6 +29,7 @@ mod limits;
 mod link;
 mod mirror;
 pub mod nodes;
+mod pace;
 mod presence;
 #[cfg(test)]
 mod presence_tests;

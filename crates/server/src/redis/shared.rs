@@ -93,12 +93,13 @@ impl LinkEvents for Listeners {
 }
 
 impl Shared {
-    /// Connects to the servers, and delivers to `events` from then on.
+    /// Connects to the servers, and delivers to `events` from then on. `outbox_bytes_max` is what a reader may owe.
     pub async fn start(
         settings: &RedisSettings,
         events: Arc<dyn BrokerEvents>,
         apps: Apps,
         tokens: Tokens,
+        outbox_bytes_max: usize,
     ) -> Result<Shared, NotShared> {
         let listeners = Arc::new(Listeners::default());
         let redis = Redis::start(settings, listeners.clone()).await?;
@@ -118,7 +119,7 @@ impl Shared {
         tokens.share(Arc::new(revocations));
         limits.start().await?;
         relay.start().await?;
-        let broker = RedisBroker::start(redis.clone(), &listeners.ears, events).await?;
+        let broker = RedisBroker::start(redis.clone(), &listeners.ears, events, outbox_bytes_max).await?;
         Ok(Shared { redis, broker, presence, relay })
     }
 
