@@ -113,3 +113,33 @@ fn without_partitions_other_servers_wait_for_a_restart() {
     socket.expect(r#"{"event":"said","channel":"room","data":"still here"}"#);
     assert_eq!(two.ask(&["DBSIZE"]).int(), 0, "nothing has gone there");
 }
+
+/// Presence channels that move have all of their members again when all nodes have followed, who stayed connected all the time.
+#[test]
+fn members_move_with_their_channels() {
+    let [one, two, three] = [(); 3].map(|()| Redis::standalone());
+    let nodes = Nodes::start("", 2, &on(&[&one, &two]));
+    let mut sockets =
+        [0, 1].map(|ix| nodes.node(ix).connect_to("/app/fanfare-key?protocol=7&client=test&version=1.0&positions=1"));
+    let channels: Vec<String> = (0..36).map(|n| format!("presence-fault-{n}")).collect();
+    for (socket, user) in sockets.iter_mut().zip(["ann", "bob"]) {
+        channels.iter().for_each(|channel| drop(socket.join(channel, &json!({"user_id": user}).to_string())));
+    }
+    let all_here = || {
+        let mut asked = channels.iter().flat_map(|channel| (0..2).map(move |ix| (channel, ix)));
+        asked.all(|(channel, ix)| {
+            let answer = nodes.node(ix).get(&format!("/channels/{channel}/users"), &[]);
+            answer.status == 200 && answer.json()["users"] == json!([{"id": "ann"}, {"id": "bob"}])
+        })
+    };
+    assert!(all_here(), "from the start");
+    for to in [&[&one, &two, &three][..], &[&two, &three]] {
+        (0..2).for_each(|ix| nodes.node(ix).reload(&on(to)));
+        eventually("everybody is there again", all_here);
+    }
+    // Whoever leaves now leaves everywhere.
+    drop(sockets);
+    let nobody =
+        |channel: &String| nodes.node(0).get(&format!("/channels/{channel}/users"), &[]).json()["users"] == json!([]);
+    eventually("nobody is left", || channels.iter().all(nobody));
+}
