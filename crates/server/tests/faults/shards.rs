@@ -1,5 +1,6 @@
 //! Redis servers that are added and removed while nodes run: the channels that move take their subscribers along.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -7,6 +8,9 @@ use serde_json::json;
 use super::show::{Show, config};
 use crate::support::redis::Redis;
 use crate::support::{Nodes, Server, eventually};
+
+/// Between one step and the next. Twice that is well below the 10 s after which a poll that waits for a server is ended.
+const APART: Duration = Duration::from_secs(3);
 
 /// The nodes' configuration on these servers.
 fn on(servers: &[&Redis]) -> String {
@@ -28,7 +32,7 @@ fn histories(server: &Redis) -> usize {
 fn go_over(show: &Show, to: &[&Redis], what: &str) {
     let began = Instant::now();
     show.nodes.node(0).reload(&on(to));
-    show.go_on(Duration::from_secs(3));
+    thread::sleep(APART);
     let refused = show.press.refused();
     show.nodes.node(1).reload(&on(to));
     println!("shards: {what}: {refused} publications refused before the second node followed");
@@ -60,7 +64,7 @@ fn a_server_that_died_is_taken_out() {
     let [mut one, two, three] = [(); 3].map(|()| Redis::standalone());
     let show = Show::begin_wide("shard dead", Nodes::start("", 2, &on(&[&one, &two])));
     one.kill();
-    show.go_on(Duration::from_secs(2));
+    thread::sleep(APART);
     go_over(&show, &[&two, &three], "another in its place");
     assert!(histories(&three) > 0, "it has its share of the channels");
     assert_eq!(show.end().reconnects_of_cursors, 0, "connections stay up");
