@@ -12,5 +12,6 @@ mod nodes {
     mod picture;
     mod presence;
     mod refills;
+    mod relays;
     mod roles;
 }
