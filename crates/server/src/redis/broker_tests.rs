@@ -250,3 +250,35 @@ async fn a_publication_is_one_command() {
         assert!(server.calls(other) - others < own, "no {other} beside {command}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_other_channels_took_along_to_another_server_is_left_alone() {
+    let cluster = Server::cluster();
+    let mut node = Node::at(&cluster.url()).await;
+    node.broker.subscribe(&room()).await.expect("subscribed");
+    // Beyond what the app may keep in a unit: each publication has the oldest make way, which is another channel's.
+    let keep = Keep {
+        history: Some(HistoryRule { bytes: 4 << 20, app_bytes_max: 1 << 20, ..KEPT.history.expect("a rule") }),
+        newest: Some(Duration::from_secs(600)),
+    };
+    let unit = node.broker.unit(&room());
+    let other = (0..).map(|n| ChannelKey::new("1", &format!("other-{n}"))).find(|key| node.broker.unit(key) == unit);
+    let other = other.expect("there are many names");
+    for number in 0..80 {
+        let publication = Publication::event("\"e\"", format!("\"{number:016000}\""));
+        node.broker.publish(&other, publication, keep.into()).await.expect("stored");
+    }
+    node.publish(0, keep).await.expect("stored");
+    let tag = &super::ring::partition_tags()[unit];
+    let slot = super::ring::slot_of_tag(tag.as_bytes());
+    let from = cluster.owner(slot);
+    let to = (from + 1) % 3;
+    cluster.begin_migration(slot, from, to);
+    let history = cluster.nodes[from].run(&["KEYS", &format!("*h:{}", other.as_str())]).texts();
+    let port = cluster.nodes[to].port().to_string();
+    cluster.nodes[from].run(&["MIGRATE", "127.0.0.1", &port, &history[0], "0", "10000"]);
+    let large = Publication::event("\"e\"", format!("\"{:020000}\"", 1));
+    let published = node.broker.publish(&room(), large, keep.into()).await;
+    assert!(published.is_ok_and(|published| published.heard), "it is stored, and told");
+    node.hear(0..2).await;
+}

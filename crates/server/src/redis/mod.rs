@@ -72,8 +72,8 @@ use tokio::time::{Instant, sleep, timeout};
 use topology::Topology;
 use unit::{Question, Unit};
 
-/// The command that publishes, in scripts and outside. Where a slot is on its way to another server, a script may store and find
-/// this refused: `redis.pcall`, and the subscribers are told by what they compare.
+/// The command that publishes, in scripts and outside. A script that runs is not refused it: who has given a slot away, or has only
+/// some of a script's keys left, refuses the whole script before its first write, and who is about to give one away still publishes.
 pub const PUBLISH: &str = "SPUBLISH";
 
 static TELL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/tell.lua")));

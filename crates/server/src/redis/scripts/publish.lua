@@ -97,8 +97,10 @@ if stored then
   if newest_ms > 0 then redis.call('SET', names.newest, place .. ';' .. record, 'PX', newest_ms) end
   if more ~= 0 then
     local total = weigh(names, more)
-    if is_new then sweep() end
-    if total > app_bytes_max then trim(total) end
+    -- Both look at other channels, whose keys may have gone ahead to another server where the slot is on its way. Then they fail,
+    -- which must not leave this publication stored and untold: the next one tries again.
+    if is_new then pcall(sweep) end
+    if total > app_bytes_max then pcall(trim, total) end
   end
 end
 
