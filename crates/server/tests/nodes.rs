@@ -7,6 +7,7 @@ mod support;
 
 mod nodes {
     mod gaps;
+    mod groups;
     mod limits;
     mod passing;
     mod picture;
