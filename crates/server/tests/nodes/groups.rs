@@ -29,8 +29,8 @@ fn a_group_that_loses_its_primary_is_nothing_to_the_other_ones_channels() {
     let other = join(&group);
     let nodes = Nodes::start(&format!("{}+two", group.url()), 2, &one_app(""));
     let channels: Vec<String> = (0..30).map(|n| format!("room-{n}")).collect();
-    let open = |channels: &[String]| Reader::open(nodes.node(1), Transport::Stream, &channels.join("/"));
-    let (mut few, mut more) = (open(&channels[..15]), open(&channels[15..]));
+    let open = |channels: &str| Reader::open(nodes.node(1), Transport::Stream, channels);
+    let (mut few, mut more) = (open(&channels[..15].join("/")), open(&channels[15..].join("/")));
     let [first, second] = [&group.servers[0], &other[0]].map(|server| channel_at(server, &channels));
     // Whoever is on channels of both groups hears both.
     for (n, channel) in channels.iter().enumerate() {
@@ -40,8 +40,8 @@ fn a_group_that_loses_its_primary_is_nothing_to_the_other_ones_channels() {
     }
     drop((few, more));
 
-    let mut hit = open(&[first.clone()]);
-    let mut spared = open(&[second.clone()]);
+    let mut hit = open(&first);
+    let mut spared = open(&second);
     let killed = group.kill_primary();
     let try_to = |channel: &str, data: &str| {
         let body = json!({"name": "said", "channels": [channel], "data": data});
