@@ -26,6 +26,9 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// How long a connection may stand idle between two polls, as at hyper's.
 const IDLE_S: u32 = 75;
 
+/// How much longer a poll waits for what is being read for it. A broker that takes more is away.
+const READING_S: u32 = 5;
+
 impl Desk {
     /// Tells what was missed; if that is nothing, waits.
     pub fn answer_or_wait(&mut self, key: ConnKey, joining: Joining) {
@@ -86,13 +89,16 @@ impl Desk {
         self.answered(key);
     }
 
-    /// The wait of a long-poll is over. What is being read for it is awaited: a broker that takes longer than every poll waits
-    /// would otherwise be asked again and again, and never heard.
+    /// The wait of a long-poll is over. What is being read for it is awaited a little: a broker that takes longer than every poll
+    /// waits would otherwise be asked again and again, and never heard.
     pub fn end_wait(&mut self, key: ConnKey) {
         let Some(conn) = self.shard.wire(key) else { return };
         let reads = conn.more.as_ref().is_some_and(|more| more.joining.is_some());
         match &mut conn.talk {
-            Talk::Polls(polls) if reads => polls.waits = false,
+            Talk::Polls(polls) if reads && polls.waits => {
+                polls.waits = false;
+                conn.deadline_s += READING_S;
+            }
             _ => self.answer_nothing(key),
         }
     }
