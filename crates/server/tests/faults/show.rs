@@ -159,7 +159,7 @@ impl Show {
         let [reconnects, reconnects_of_cursors] = [true, false].map(|stock| self.crowd.reconnects(stock));
         let verdict = Verdict { counts, reconnects, reconnects_of_cursors, told: self.crowd.told() };
         println!(
-            "{}: seed={} published={} repeated={} refused={} unanswered={} {counts} reconnects={} told={} in {:.0?}",
+            "{}: seed={} published={} asked_twice={} refused={} unanswered={} {counts} reconnects={} told={} in {:.0?}",
             self.name,
             self.seed,
             press.published(),
