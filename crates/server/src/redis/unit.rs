@@ -26,7 +26,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Between questions whether the unit was brought back to a server that it was taken from.
 const TAKEN_PAUSE: Duration = Duration::from_secs(1);
 /// How long a question waits for a server that has only just been given the unit.
-const ARRIVAL: Duration = Duration::from_millis(500);
+const ARRIVAL: Duration = Duration::from_secs(1);
 /// Between attempts at a slot that is on its way.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 

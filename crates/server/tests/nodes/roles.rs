@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::redis::Redis;
-use crate::support::{KEY, Nodes, Reader, SECRET, STREAMS, Server, one_app};
+use crate::support::{KEY, Nodes, Reader, SECRET, STREAMS, Server, eventually, one_app};
 
 fn node(redis: &Redis, role: &str) -> Server {
     let shared = format!("[redis]\nservers = [\"{}\"]\n", redis.url());
@@ -85,8 +85,10 @@ fn api_nodes_reach_the_subscribers_of_all_edges() {
         for stream in &mut streams {
             assert_eq!(stream.data(), n.to_string());
         }
-        let channel = node.get("/channels/news", &[("info", "subscription_count")]).json();
-        assert_eq!((&channel["occupied"], &channel["subscription_count"]), (&json!(true), &json!(4)), "{channel}");
+        eventually("all are counted", || {
+            let channel = node.get("/channels/news", &[("info", "subscription_count")]).json();
+            channel["occupied"] == true && channel["subscription_count"] == 4
+        });
         let mut users = node.get("/channels/presence-room/users", &[]).json()["users"].clone();
         users.as_array_mut().expect("users").sort_by_key(|user| user["id"].to_string());
         assert_eq!(users, json!([{"id": "ann"}, {"id": "bob"}]));
