@@ -82,7 +82,7 @@ fn a_head_that_comes_byte_by_byte_is_answered_with_408() {
 fn peers_that_connect_and_say_nothing_are_let_go() {
     const SILENT: usize = 500;
     let server = hasty();
-    let (files, rss) = (server.open_files(), server.rss_bytes());
+    let (sockets, rss) = (server.open_sockets(), server.rss_bytes());
     let mut silent: Vec<_> = (0..SILENT).map(|_| server.tcp()).collect();
     server.connect().settle();
     let grown = || server.rss_bytes().saturating_sub(rss) / SILENT as u64;
@@ -97,14 +97,14 @@ fn peers_that_connect_and_say_nothing_are_let_go() {
     assert!(refused < 8 << 10, "{refused} bytes for each peer that was refused");
     println!("{SILENT} silent peers: {waiting} bytes each, {refused} once refused");
     drop(silent);
-    eventually("the files are closed", || server.open_files() <= files);
+    eventually("their sockets are closed", || server.open_sockets() <= sockets);
 }
 
 /// Refused and still there: the server's patience with those who read nothing has an end too.
 #[test]
 fn refused_peers_that_stay_are_let_go() {
     let server = hasty();
-    let files = server.open_files();
+    let sockets = server.open_sockets();
     let refused: Vec<_> = (0..100)
         .map(|_| {
             let mut stream = server.tcp();
@@ -112,8 +112,9 @@ fn refused_peers_that_stay_are_let_go() {
             stream
         })
         .collect();
+    eventually("they are let in", || server.open_sockets() > sockets);
     let began = Instant::now();
-    eventually("their sockets are closed", || server.open_files() <= files);
+    eventually("their sockets are closed", || server.open_sockets() <= sockets);
     assert!(began.elapsed() < PATIENCE);
     drop(refused);
 }

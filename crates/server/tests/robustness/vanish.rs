@@ -13,7 +13,7 @@ fn those_who_stay_miss_nothing() {
     let server = Server::start(&one_app(""));
     let mut staying = subscribers(&server, STAYING);
     let leaving = subscribers(&server, LEAVING);
-    let files = server.open_files();
+    let sockets = server.open_sockets();
 
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -38,7 +38,7 @@ fn those_who_stay_miss_nothing() {
     println!("published {PUBLISHED}, delivered {} to {STAYING} who stayed, lost 0; {ledger:?}", PUBLISHED * STAYING);
     assert!(ledger.written >= (PUBLISHED * STAYING) as u64);
     assert!(ledger.owed <= (PUBLISHED * (STAYING + LEAVING)) as u64);
-    eventually("their files are closed", || server.open_files() <= files - LEAVING);
+    eventually("their sockets are closed", || server.open_sockets() <= sockets - LEAVING);
 }
 
 fn subscribers(server: &Server, n: usize) -> Vec<crate::support::Socket> {

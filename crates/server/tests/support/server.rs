@@ -125,8 +125,17 @@ impl Server {
 
     /// Open files of the server: listeners, and one for each connection.
     pub fn open_files(&self) -> usize {
-        let files = fs::read_dir(format!("/proc/{}/fd", self.pid()));
-        files.expect("the server has a list of files").count()
+        self.files().count()
+    }
+
+    /// How many of those are sockets. What else there is may still be growing just after the start.
+    pub fn open_sockets(&self) -> usize {
+        let names = self.files().filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        names.filter(|name| name.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    fn files(&self) -> fs::ReadDir {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server has a list of files")
     }
 
     /// Sends a signal by its name: `TERM`, `HUP`, `INT`.
