@@ -1,6 +1,6 @@
 //! A job, the states it can be in, and how it passes from one to the next.
 //!
-//! Stores keep and index [`Record`]s; what a verb does to one is said here, once for all of them.
+//! Stores keep and index [`Entry`]s; what a verb does to one is said here, once for all of them.
 //!
 //! Always true: a verb that fails has changed nothing.
 
@@ -12,9 +12,39 @@ use crate::store::StoreError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
+/// What happened to the thing that a job is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// It is new.
+    #[default]
+    Create,
+    /// It changed.
+    Edit,
+    /// It is no more.
+    Delete,
+}
+
+impl Kind {
+    /// As it is written in requests: `create`, `edit`, `delete`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Create => "create",
+            Kind::Edit => "edit",
+            Kind::Delete => "delete",
+        }
+    }
+
+    /// The reverse of [`Kind::as_str`].
+    pub fn parse(text: &str) -> Option<Kind> {
+        [Kind::Create, Kind::Edit, Kind::Delete].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
 /// What a producer asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spec {
+    /// What happened.
+    pub kind: Kind,
     /// Jobs of one key are worked on one at a time, in the order of putting.
     pub key: Option<Box<str>>,
     /// While the store knows a job of this name, another is not put.
@@ -34,8 +64,21 @@ pub struct Job {
     pub id: JobId,
     /// Begins with 1; one more after each claim that was given back or ran out.
     pub attempt: u32,
+    /// When it was put.
+    pub put_ms: u64,
+    /// What earlier attempts have done of it: opaque to the store, kept from [`Failure`] to the next claim.
+    pub progress: Bytes,
     /// As it was put.
     pub spec: Spec,
+}
+
+/// What is left of an attempt that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// For the person who looks.
+    pub reason: Box<str>,
+    /// See [`Job::progress`]; replaces what was there.
+    pub progress: Bytes,
 }
 
 /// One claim of one job. Its number is never used again, so whoever comes late with it is found out.
@@ -75,32 +118,40 @@ pub enum Phase {
         until_ms: u64,
     },
     /// See [`State::Claimed`].
-    Claimed(Lease),
-    /// See [`State::Finished`].
-    Finished,
-    /// See [`State::Stalled`].
-    Stalled {
-        /// For the person who looks.
-        reason: Box<str>,
+    Claimed {
+        /// The claim that holds it.
+        lease: Lease,
+        /// Who claimed it, in their own words.
+        owner: Box<str>,
     },
+    /// See [`State::Finished`].
+    Finished {
+        /// What the worker left for whoever asks.
+        result: Bytes,
+    },
+    /// See [`State::Stalled`]; [`Entry::reason`] says why.
+    Stalled,
 }
 
 /// A job where it is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct Entry {
     /// The job.
     pub job: Job,
     /// What it is now.
     pub phase: Phase,
     /// Since when.
     pub since_ms: u64,
+    /// Why the last attempt failed; empty if none has.
+    pub reason: Box<str>,
 }
 
-impl Record {
+impl Entry {
     /// A new job.
     pub fn new(id: JobId, spec: Spec, now_ms: u64) -> Self {
         let phase = waiting_from(spec.not_before_ms, now_ms);
-        Record { job: Job { id, attempt: 1, spec }, phase, since_ms: now_ms }
+        let job = Job { id, attempt: 1, put_ms: now_ms, progress: Bytes::new(), spec };
+        Entry { job, phase, since_ms: now_ms, reason: "".into() }
     }
 
     /// What it is now.
@@ -108,17 +159,17 @@ impl Record {
         match self.phase {
             Phase::Waiting => State::Waiting,
             Phase::Delayed { .. } => State::Delayed,
-            Phase::Claimed(_) => State::Claimed,
-            Phase::Finished => State::Finished,
-            Phase::Stalled { .. } => State::Stalled,
+            Phase::Claimed { .. } => State::Claimed,
+            Phase::Finished { .. } => State::Finished,
+            Phase::Stalled => State::Stalled,
         }
     }
 
     /// When it becomes something else if nobody does anything.
     pub fn until_ms(&self) -> Option<u64> {
         match self.phase {
-            Phase::Delayed { until_ms } | Phase::Claimed(Lease { until_ms, .. }) => Some(until_ms),
-            Phase::Waiting | Phase::Finished | Phase::Stalled { .. } => None,
+            Phase::Delayed { until_ms } | Phase::Claimed { lease: Lease { until_ms, .. }, .. } => Some(until_ms),
+            Phase::Waiting | Phase::Finished { .. } | Phase::Stalled => None,
         }
     }
 
@@ -127,48 +178,59 @@ impl Record {
         matches!(self.state(), State::Waiting | State::Delayed | State::Claimed)
     }
 
-    /// A delay or a lease ends at its time, whenever somebody looks.
-    pub fn time_is_up(&mut self) {
+    /// A delay or a lease ends at its time, whenever somebody looks. A lease that ends was an attempt.
+    pub fn time_is_up(&mut self, attempts_max: u32) {
         let Some(until_ms) = self.until_ms() else { return };
         if self.state() == State::Claimed {
-            self.job.attempt = self.job.attempt.saturating_add(1);
+            self.reason = "the lease ran out".into();
+            return self.fail(until_ms, until_ms, attempts_max);
         }
         self.enter(Phase::Waiting, until_ms);
     }
 
     /// Waiting → claimed.
-    pub fn claim(&mut self, lease: Lease, now_ms: u64) {
+    pub fn claim(&mut self, lease: Lease, owner: &str, now_ms: u64) {
         debug_assert_eq!((self.state(), self.job.id), (State::Waiting, lease.job));
-        self.enter(Phase::Claimed(lease), now_ms);
+        self.enter(Phase::Claimed { lease, owner: owner.into() }, now_ms);
     }
 
     /// Claimed → claimed for longer, or for shorter.
-    pub fn extend(&mut self, lease: Lease, until_ms: u64) -> Result<Lease, StoreError> {
-        self.check(lease)?;
-        let lease = Lease { until_ms, ..lease };
-        self.phase = Phase::Claimed(lease);
-        Ok(lease)
+    pub fn extend(&mut self, given: Lease, until_ms: u64) -> Result<Lease, StoreError> {
+        self.check(given)?;
+        let longer = Lease { until_ms, ..given };
+        if let Phase::Claimed { lease, .. } = &mut self.phase {
+            *lease = longer;
+        }
+        Ok(longer)
     }
 
     /// Claimed → finished.
-    pub fn finish(&mut self, lease: Lease, now_ms: u64) -> Result<(), StoreError> {
+    pub fn finish(&mut self, lease: Lease, result: Bytes, now_ms: u64) -> Result<(), StoreError> {
         self.check(lease)?;
-        self.enter(Phase::Finished, now_ms);
+        self.enter(Phase::Finished { result }, now_ms);
         Ok(())
     }
 
-    /// Claimed → waiting, or delayed until then.
-    pub fn cancel(&mut self, lease: Lease, retry_at_ms: u64, now_ms: u64) -> Result<(), StoreError> {
+    /// Claimed → waiting, or delayed until then; or stalled, after the last attempt that it has.
+    pub fn cancel(
+        &mut self,
+        lease: Lease,
+        retry_at_ms: u64,
+        failure: Failure,
+        attempts_max: u32,
+        now_ms: u64,
+    ) -> Result<State, StoreError> {
         self.check(lease)?;
-        self.job.attempt = self.job.attempt.saturating_add(1);
-        self.enter(waiting_from(retry_at_ms, now_ms), now_ms);
-        Ok(())
+        (self.reason, self.job.progress) = (failure.reason, failure.progress);
+        self.fail(retry_at_ms, now_ms, attempts_max);
+        Ok(self.state())
     }
 
     /// Claimed → stalled.
-    pub fn stall(&mut self, lease: Lease, reason: &str, now_ms: u64) -> Result<(), StoreError> {
+    pub fn stall(&mut self, lease: Lease, failure: Failure, now_ms: u64) -> Result<(), StoreError> {
         self.check(lease)?;
-        self.enter(Phase::Stalled { reason: reason.into() }, now_ms);
+        (self.reason, self.job.progress) = (failure.reason, failure.progress);
+        self.enter(Phase::Stalled, now_ms);
         Ok(())
     }
 
@@ -182,14 +244,23 @@ impl Record {
         Ok(())
     }
 
+    /// The attempt is over. `attempts_max` of 0 is no limit.
+    fn fail(&mut self, retry_at_ms: u64, now_ms: u64, attempts_max: u32) {
+        if attempts_max > 0 && self.job.attempt >= attempts_max {
+            return self.enter(Phase::Stalled, now_ms);
+        }
+        self.job.attempt = self.job.attempt.saturating_add(1);
+        self.enter(waiting_from(retry_at_ms, now_ms), now_ms);
+    }
+
     fn enter(&mut self, phase: Phase, since_ms: u64) {
         (self.phase, self.since_ms) = (phase, since_ms);
     }
 
     /// Leases are told apart by their numbers: whoever extended one may still hold its earlier copy.
     fn check(&self, lease: Lease) -> Result<(), StoreError> {
-        match self.phase {
-            Phase::Claimed(held) if held.number == lease.number => Ok(()),
+        match &self.phase {
+            Phase::Claimed { lease: held, .. } if held.number == lease.number => Ok(()),
             _ => Err(StoreError::LeaseLost(self.job.id)),
         }
     }

@@ -5,12 +5,13 @@
 //!
 //! Not here: channels, subscribers, sockets, and the clock: times are handed in, in milliseconds of the caller's choice.
 
+mod index;
 pub mod job;
 pub mod memory;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use job::{Job, JobId, Lease, Phase, Record, Spec, State};
+pub use job::{Entry, Failure, Job, JobId, Kind, Lease, Phase, Spec, State};
 pub use memory::MemoryStore;
-pub use store::{JobStore, Put, StoreError};
+pub use store::{Claim, Claimed, Counts, JobStore, Limits, Page, Put, Query, StoreError, Totals};
