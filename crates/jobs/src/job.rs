@@ -107,6 +107,27 @@ pub enum State {
     Stalled,
 }
 
+impl State {
+    /// All there are.
+    pub const ALL: [State; 5] = [State::Waiting, State::Delayed, State::Claimed, State::Finished, State::Stalled];
+
+    /// As it is written in requests and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Delayed => "delayed",
+            State::Claimed => "claimed",
+            State::Finished => "finished",
+            State::Stalled => "stalled",
+        }
+    }
+
+    /// The reverse of [`State::as_str`].
+    pub fn parse(text: &str) -> Option<State> {
+        State::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
 /// A state, and what belongs to it alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {

@@ -53,7 +53,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn extend(&self, lease: Lease, until_ms: u64, now_ms: u64) -> Result<Lease, StoreError> {
-        self.index_at(now_ms).extend(lease, until_ms)
+        self.waking(now_ms, |index| index.extend(lease, until_ms))
     }
 
     async fn finish(&self, lease: Lease, result: Bytes, now_ms: u64) -> Result<(), StoreError> {
