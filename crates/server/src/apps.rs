@@ -12,6 +12,7 @@
 use crate::config::{AppSettings, Config, Key, Retention, Secret};
 use crate::leases::Lease;
 use crate::limits::{PublishRate, RetryAfter, Window};
+use crate::rollout;
 use arc_swap::ArcSwap;
 use fanfare_hub::{HistoryRule, Idempotency, Keep};
 use std::collections::HashMap;
@@ -113,6 +114,8 @@ pub struct Usage {
     pub client_event_window: Window,
     /// What the other nodes leave to this one.
     pub lease: Lease,
+    /// What its visitors were told of its rollout.
+    pub rollout: rollout::Answers,
     connections: AtomicU32,
     publishes: PublishRate,
 }
@@ -123,6 +126,7 @@ impl Default for Usage {
             connections: AtomicU32::new(0),
             publishes: PublishRate::default(),
             lease: Lease::default(),
+            rollout: rollout::Answers::default(),
             window: Window::for_publishes(),
             client_event_window: Window::for_client_events(),
         }

@@ -17,6 +17,7 @@ mod origin;
 mod push_stream;
 mod redis;
 mod role;
+mod rollout;
 mod tenants;
 mod watch;
 mod written;
@@ -30,6 +31,7 @@ pub use role::Role;
 pub use watch::watch;
 
 use crate::limits::Limits;
+use crate::rollout::Rollout;
 use fanfare_proto::channel::ChannelPattern;
 use fanfare_proto::sign::{digest_matches, hmac_digest};
 use std::collections::BTreeMap;
@@ -173,6 +175,8 @@ pub struct AppSettings {
     pub history: Vec<HistoryRule>,
     /// How long a publication with the idempotency key of an earlier one is taken for the same.
     pub idempotency_s: u32,
+    /// Which of its visitors are to have a feed.
+    pub rollout: Rollout,
     /// What it may use.
     pub limits: Limits,
 }
@@ -192,6 +196,7 @@ impl AppSettings {
             keep_newest: Vec::new(),
             history: Vec::new(),
             idempotency_s: 120,
+            rollout: Rollout::default(),
             limits: Limits::default(),
         }
     }

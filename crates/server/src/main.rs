@@ -17,6 +17,7 @@ mod metrics;
 mod push_stream;
 mod readiness;
 mod redis;
+mod rollout;
 mod tokens;
 
 fn main() -> std::process::ExitCode {

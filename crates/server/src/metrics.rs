@@ -138,7 +138,8 @@ impl Collector for Cells {
         ];
         by_reason(&mut to, "connections_closed", "Connections that this server closed", &closed)?;
         self.http_answers(&mut to)?;
-        self.app_connections(&mut to)
+        self.app_connections(&mut to)?;
+        self.rollout_answers(&mut to)
     }
 }
 
@@ -158,6 +159,17 @@ impl Cells {
         for app in self.apps.all() {
             let value = ConstGauge::new(i64::from(app.usage.connections()));
             value.encode(family.encode_family(&[("app", &*app.id)])?)?;
+        }
+        Ok(())
+    }
+
+    fn rollout_answers(&self, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help = "What visitors were told of an app's rollout: on, dark or off";
+        let mut family = to.encode_descriptor("rollout_answers", help, None, MetricType::Counter)?;
+        for app in self.apps.all() {
+            for (answer, n) in app.usage.rollout.counts() {
+                ConstCounter::new(n).encode(family.encode_family(&[("app", &*app.id), ("answer", answer)])?)?;
+            }
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ pub enum Refused {
     /// The path leads nowhere.
     #[error(
         "nothing is here: expected /apps/{{app_id}}/ and then events, batch_events, channels, channels/{{name}}, \
-         channels/{{name}}/users, channels/{{name}}/history, tokens/revoke or users/{{id}}/terminate_connections; or /pub/{{app_key}}/{{channel}}"
+         channels/{{name}}/users, channels/{{name}}/history, tokens/revoke or users/{{id}}/terminate_connections; or /pub/{{app_key}}/{{channel}}; or /rollout/{{app_key}}"
     )]
     Nowhere,
     /// The node is there for subscribers.

@@ -13,6 +13,7 @@
 //! | `receipt` | where it went |
 //! | `plain`, `cors` | publishing with a secret or a token instead of a signature, also from pages |
 //! | `channels`, `history`, `info` | questions about channels, and what is told |
+//! | `rollout` | what visitors are told of an app's rollout |
 //! | `revoke` | taking tokens back |
 //! | `dev` | authorisation for clients under development |
 //! | `error` | every refusal, and its status |
@@ -31,6 +32,7 @@ mod plain;
 mod publish;
 mod receipt;
 mod revoke;
+mod rollout;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -105,6 +107,7 @@ impl Api {
             }
             (_, Route::Grant(grant)) => self.grant(head, grant, body).await,
             (_, Route::Plain { key, channels }) => Ok(plain::answer(self, head, &key, &channels, body).await),
+            (_, Route::Rollout(key)) => Ok(rollout::answer(&self.apps, head, &key)),
             (_, Route::Demo(event)) => self.demo(head, event, body).await,
         }
     }

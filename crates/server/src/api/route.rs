@@ -27,6 +27,8 @@ pub enum Route<'p> {
         /// At least one.
         channels: Vec<Cow<'p, str>>,
     },
+    /// `/rollout/{app_key}`: whether a visitor is to have a feed.
+    Rollout(Cow<'p, str>),
     /// `/demo/…`: an event of the demo page, by its name.
     Demo(&'static str),
 }
@@ -86,6 +88,9 @@ impl<'p> Route<'p> {
             let (key, channels) = rest.split_once('/')?;
             let channels = channels.split('/').map(decode).collect::<Option<_>>()?;
             return Some(Route::Plain { key: decode(key)?, channels });
+        }
+        if let Some(key) = path.strip_prefix("/rollout/") {
+            return Some(Route::Rollout(decode(key)?));
         }
         let (app, rest) = path.strip_prefix("/apps/")?.split_once('/')?;
         let resource = Resource::parse(rest)?;
@@ -197,6 +202,12 @@ mod tests {
         for path in ["/pub", "/pub/", "/pub/k", "/pub/k/", "/pub//a", "/pub/k/a/", "/pub/k//a"] {
             assert_eq!(Route::parse(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn a_rollout_is_an_apps() {
+        assert_eq!(Route::parse("/rollout/k"), Some(Route::Rollout("k".into())));
+        assert_eq!(Route::parse("/rollout/"), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::written::{
     Place, WHOLE_NUMBER, Written, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream,
-    WrittenRedis, WrittenTemplates, WrittenTls, Wrong,
+    WrittenRedis, WrittenRollout, WrittenTemplates, WrittenTls, Wrong,
 };
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -84,6 +84,7 @@ fn in_words(message: &str) -> String {
     }
     message
         .replace("expected u32", &format!("expected {WHOLE_NUMBER}"))
+        .replace("expected f64", "expected a number")
         .replace("a boolean", "true or false")
         .replace("a sequence", "a list")
         .replace("sequence,", "list,")
@@ -116,6 +117,7 @@ fn home_of(key: &str) -> Option<&'static str> {
         ("the top of the file, before any [table]", Written::KEYS),
         ("an app's keys", WrittenKey::KEYS),
         ("[[apps.history]]", WrittenHistory::KEYS),
+        ("[apps.rollout]", WrittenRollout::KEYS),
         ("[tls]", WrittenTls::KEYS),
         ("[push_stream]", WrittenPushStream::KEYS),
         ("[redis]", WrittenRedis::KEYS),

@@ -1,8 +1,8 @@
 //! From written to checked: the apps, their keys and their limits.
 
 use super::check::{any, number};
-use super::written::{At, Id, Place, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, Wrong};
-use super::{AppSettings, Config, HistoryRule, Key, OriginRule, Retention};
+use super::written::{At, Id, Place, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenRollout, Wrong};
+use super::{AppSettings, Config, HistoryRule, Key, OriginRule, Retention, rollout};
 use crate::limits::Limits;
 use fanfare_proto::channel::{self, ChannelPattern};
 use std::collections::HashSet;
@@ -46,6 +46,7 @@ fn app(written: At<WrittenApp>, config: &Config, taken: &mut Taken) -> Result<Ap
         keep_newest: any(app.keep_newest, Vec::new()).into_iter().map(channels).collect::<Result<_, _>>()?,
         history: any(app.history, Vec::new()).into_iter().map(history).collect::<Result<_, _>>()?,
         idempotency_s: number(app.idempotency_s, 0..=DAY_S, 120)?,
+        rollout: rollout::checked(any(app.rollout, WrittenRollout::default()))?,
         limits: limits(any(app.limits, WrittenLimits::default()), config)?,
         id,
     })

@@ -1,6 +1,6 @@
 use super::written::{
-    WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream, WrittenRedis, WrittenTemplates,
-    WrittenTls,
+    WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream, WrittenRedis, WrittenRollout,
+    WrittenTemplates, WrittenTls,
 };
 use super::*;
 
@@ -44,7 +44,8 @@ fn the_example_holds_every_key_with_its_default() {
 
     let (top, rest) = EXAMPLE.split_once("\n[[apps]]").expect("the example has an app");
     let (app, rest) = rest.split_once("\n[apps.limits]").expect("and its limits");
-    let (limits, history) = rest.split_once("\n#[[apps.history]]").expect("and a history rule");
+    let (limits, rest) = rest.split_once("\n[apps.rollout]").expect("and its rollout");
+    let (rollout, history) = rest.split_once("\n#[[apps.history]]").expect("and a history rule");
     let (_, tls) = top.split_once("\n#[tls]").expect("it shows TLS");
     let (_, redis) = top.split_once("\n#[redis]").expect("and Redis");
     let (_, push_stream) = top.split_once("\n#[push_stream]").expect("and push-stream");
@@ -52,6 +53,7 @@ fn the_example_holds_every_key_with_its_default() {
         (top, Written::KEYS),
         (app, WrittenApp::KEYS),
         (limits, WrittenLimits::KEYS),
+        (rollout, WrittenRollout::KEYS),
         (history, WrittenHistory::KEYS),
         (tls, WrittenTls::KEYS),
         (push_stream, WrittenPushStream::KEYS),
@@ -69,12 +71,13 @@ fn the_example_holds_every_key_with_its_default() {
 }
 
 /// Tables within tables, which are looked at by themselves.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "apps",
     "tls",
     "push_stream",
     "redis",
     "limits",
+    "rollout",
     "history",
     "streaming",
     "polling",

@@ -56,6 +56,35 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
+/// How much of a rollout is dark: all of it, nothing, or a percentage.
+#[derive(Debug, Clone, Copy)]
+pub enum Dark {
+    All(bool),
+    Percent(f64),
+}
+
+impl<'de> Deserialize<'de> for Dark {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Dark;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("true, false or a number from 0 to 100")
+            }
+            fn visit_bool<E: de::Error>(self, all: bool) -> Result<Dark, E> {
+                Ok(Dark::All(all))
+            }
+            fn visit_i64<E: de::Error>(self, percent: i64) -> Result<Dark, E> {
+                Ok(Dark::Percent(percent as f64))
+            }
+            fn visit_f64<E: de::Error>(self, percent: f64) -> Result<Dark, E> {
+                Ok(Dark::Percent(percent))
+            }
+        }
+        from.deserialize_any(Visitor)
+    }
+}
+
 /// One table of the file. A macro, so that the struct and the list of its keys cannot drift apart.
 macro_rules! table {
     ($(#[$doc:meta])* $name:ident { $($key:ident: $kind:ty,)* }) => {
@@ -213,6 +242,7 @@ table! {
         keep_newest: Vec<At<String>>,
         idempotency_s: u32,
         history: Vec<At<WrittenHistory>>,
+        rollout: WrittenRollout,
         limits: WrittenLimits,
     }
 }
@@ -225,6 +255,20 @@ table! {
         messages: u32,
         bytes: u32,
         seconds: u32,
+    }
+}
+
+table! {
+    /// One `[apps.rollout]`.
+    WrittenRollout {
+        kill: bool,
+        percent: f64,
+        dark: Dark,
+        by: String,
+        seed: String,
+        allow: Vec<At<String>>,
+        deny: Vec<At<String>>,
+        check_again_s: u32,
     }
 }
 
