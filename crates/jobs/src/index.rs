@@ -141,6 +141,10 @@ impl Index {
         Ok(())
     }
 
+    pub(crate) fn find(&self, id: JobId) -> Result<Entry, StoreError> {
+        self.jobs.get(&id).map(|(entry, _)| entry.clone()).ok_or(StoreError::Unknown(id))
+    }
+
     pub(crate) fn list(&self, query: &Query) -> Page {
         let Query { state, ref since_ms, attempt_min, ref key, after, limit } = *query;
         if since_ms.is_empty() || limit == 0 {

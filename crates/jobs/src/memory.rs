@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::index::Index;
-use crate::job::{Failure, JobId, Lease, Spec, State};
+use crate::job::{Entry, Failure, JobId, Lease, Spec, State};
 use crate::store::{Claim, Claimed, Counts, JobStore, Limits, Page, Put, Query, StoreError};
 
 /// Jobs in memory.
@@ -74,6 +74,10 @@ impl JobStore for MemoryStore {
 
     async fn retract(&self, id: JobId, now_ms: u64) -> Result<(), StoreError> {
         self.waking(now_ms, |index| index.retract(id))
+    }
+
+    async fn find(&self, id: JobId) -> Result<Entry, StoreError> {
+        self.index().find(id)
     }
 
     async fn list(&self, query: Query) -> Result<Page, StoreError> {

@@ -204,6 +204,9 @@ pub trait JobStore: Send + Sync {
     /// Forgets a job, whatever its state.
     async fn retract(&self, id: JobId, now_ms: u64) -> Result<(), StoreError>;
 
+    /// One job, whatever its state.
+    async fn find(&self, id: JobId) -> Result<Entry, StoreError>;
+
     /// A page of the jobs that match.
     async fn list(&self, query: Query) -> Result<Page, StoreError>;
 
