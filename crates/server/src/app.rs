@@ -34,6 +34,7 @@ use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, LoopStats, Loops, Occupancy, Order, Returned, Settings, Snapshot, shard_loop};
 use crate::metrics::{Admin, Answers};
+use crate::queues::Queues;
 use crate::readiness::{Readiness, Unready};
 use crate::redis::nodes::Report;
 use crate::redis::shared::Shared;
@@ -67,6 +68,7 @@ struct Node {
     apps: Apps,
     tokens: Tokens,
     data: Option<DataDir>,
+    queues: Queues,
     /// The broker whose histories a restart needs; shared servers keep their own.
     memory: Option<MemoryBroker>,
     /// What it shares with other nodes.
@@ -133,6 +135,7 @@ impl Node {
             Some((journal, text)) => Tokens::kept_in(journal, &text),
             None => Tokens::default(),
         };
+        let queues = Queues::start(&config);
         let readiness = Readiness::default();
         let (hub, memory, shared) = match &config.redis {
             None => {
@@ -167,6 +170,7 @@ impl Node {
             apps,
             tokens,
             data,
+            queues,
             memory,
             shared,
             readiness,
@@ -190,7 +194,8 @@ impl Node {
         let (stop, stopping) = watch::channel(false);
         let readiness = self.readiness;
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
-        let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), &self.config);
+        let queues = self.queues;
+        let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), queues.clone(), &self.config);
         let mut revocations = self.tokens.changes();
         let answers = Arc::<Answers>::default();
         let loops = Loops::new(&self.loops);
@@ -237,6 +242,7 @@ impl Node {
                     if let (Some(shared), Some(settings)) = (&self.shared, &config.redis) {
                         shared.change(settings).await;
                     }
+                    queues.reload(&config).await;
                     reload(&self.apps, &config, &self.loops).await;
                     reread(self.certificates.as_ref());
                 }
@@ -253,6 +259,7 @@ impl Node {
         tracing::info!(drain_s = self.config.drain_s, "stopping; a second signal ends at once");
         readiness.set(Unready::Stopping, true);
         stop.send_replace(true);
+        queues.stop();
         self.hub.part();
         tokio::select! {
             () = drain(&self.loops, self.threads, &self.hub, self.config.drain_s) => {

@@ -15,6 +15,7 @@ mod error;
 mod network;
 mod origin;
 mod push_stream;
+mod queues;
 mod redis;
 mod role;
 mod rollout;
@@ -26,6 +27,7 @@ pub use error::ConfigError;
 pub use network::Network;
 pub use origin::OriginRule;
 pub use push_stream::{PushStreamSettings, Templates};
+pub use queues::QueueSettings;
 pub use redis::{Login, RedisServer, RedisServers, RedisSettings};
 pub use role::Role;
 pub use watch::watch;
@@ -173,6 +175,8 @@ pub struct AppSettings {
     pub keep_newest: Vec<ChannelPattern>,
     /// What is kept of which channels: the first rule that fits decides, and [`Retention::default`] where none does.
     pub history: Vec<HistoryRule>,
+    /// Where its servers put jobs.
+    pub queues: Vec<QueueSettings>,
     /// How long a publication with the idempotency key of an earlier one is taken for the same.
     pub idempotency_s: u32,
     /// Which of its visitors are to have a feed.
@@ -195,6 +199,7 @@ impl AppSettings {
             allowed_origins: Vec::new(),
             keep_newest: Vec::new(),
             history: Vec::new(),
+            queues: Vec::new(),
             idempotency_s: 120,
             rollout: Rollout::default(),
             limits: Limits::default(),

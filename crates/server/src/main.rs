@@ -15,6 +15,7 @@ mod leases;
 mod limits;
 mod metrics;
 mod push_stream;
+mod queues;
 mod readiness;
 mod redis;
 mod rollout;

@@ -5,16 +5,18 @@ use fanfare_hub::{BrokerError, StoreError};
 use fanfare_proto::json::json_string;
 use http_body_util::Full;
 use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
-use hyper::{Method, Response, StatusCode};
+use hyper::{Response, StatusCode};
 
 use super::auth::Denied;
 use super::dev::BadAsk;
 use super::events::BadEvent;
 use super::history::BadHistory;
 use super::info::BadInfo;
+use super::jobs::BadJobs;
 use super::json;
 use super::plain::BadPlain;
 use super::revoke::BadRevoke;
+use super::route::Methods;
 use crate::body::BadBody;
 use crate::config::Role;
 use crate::limits::RetryAfter;
@@ -28,7 +30,8 @@ pub enum Refused {
     /// The path leads nowhere.
     #[error(
         "nothing is here: expected /apps/{{app_id}}/ and then events, batch_events, channels, channels/{{name}}, \
-         channels/{{name}}/users, channels/{{name}}/history, tokens/revoke or users/{{id}}/terminate_connections; or /pub/{{app_key}}/{{channel}}; or /rollout/{{app_key}}"
+         channels/{{name}}/users, channels/{{name}}/history, tokens/revoke, users/{{id}}/terminate_connections, queues, queues/{{name}}, and \
+         after that jobs, jobs/{{id}}, jobs/{{id}}/{{verb}}, claim or retry; or /pub/{{app_key}}/{{channel}}; or /rollout/{{app_key}}"
     )]
     Nowhere,
     /// The node is there for subscribers.
@@ -40,8 +43,8 @@ pub enum Refused {
     /// The path answers to another method.
     #[error("expected {expected}")]
     Method {
-        /// The one that it answers to.
-        expected: Method,
+        /// Those that it answers to.
+        expected: Methods,
     },
     /// No app has this id.
     #[error("there is no app {id:?}")]
@@ -76,6 +79,9 @@ pub enum Refused {
     /// What is to be revoked is not said, or not to be remembered.
     #[error(transparent)]
     Revoke(#[from] BadRevoke),
+    /// Nothing can be done with a queue or a job like that.
+    #[error(transparent)]
+    Jobs(#[from] BadJobs),
     /// The app publishes more often than it may.
     #[error("this app publishes more often than its publishes_per_s allows")]
     TooOften(RetryAfter),
@@ -103,6 +109,7 @@ impl Refused {
             Refused::History(bad) => bad.status(),
             Refused::Plain(bad) => bad.status(),
             Refused::Revoke(bad) => bad.status(),
+            Refused::Jobs(bad) => bad.status(),
             Refused::Info(_) | Refused::Ask(_) => StatusCode::BAD_REQUEST,
             Refused::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Refused::Behind | Refused::Broker(_) | Refused::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -128,7 +135,7 @@ impl Refused {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Refused::Method { expected } = self {
-            response.headers_mut().insert(ALLOW, super::allow(expected));
+            response.headers_mut().insert(ALLOW, expected.allow());
         }
         response
     }

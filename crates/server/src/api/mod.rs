@@ -15,6 +15,7 @@
 //! | `channels`, `history`, `info` | questions about channels, and what is told |
 //! | `rollout` | what visitors are told of an app's rollout |
 //! | `revoke` | taking tokens back |
+//! | `jobs` | queues: putting jobs, claiming and finishing them, looking at them |
 //! | `dev` | authorisation for clients under development |
 //! | `error` | every refusal, and its status |
 //!
@@ -28,6 +29,7 @@ mod error;
 mod events;
 mod history;
 mod info;
+mod jobs;
 mod plain;
 mod publish;
 mod receipt;
@@ -52,10 +54,11 @@ use serde::Serialize;
 use self::auth::Denied;
 use self::error::Refused;
 use self::publish::Publisher;
-use self::route::{Grant, Resource, Route};
+use self::route::{Grant, Methods, Resource, Route};
 use crate::apps::{App, Apps};
 use crate::body::{self, Readable};
 use crate::config::{Config, Role};
+use crate::queues::Queues;
 use crate::tokens::Tokens;
 
 /// What a call comes to.
@@ -67,6 +70,7 @@ pub struct Api {
     publisher: Publisher,
     apps: Apps,
     tokens: Tokens,
+    queues: Queues,
     role: Role,
     path_prefix: String,
     body_bytes_max: usize,
@@ -74,12 +78,13 @@ pub struct Api {
 
 impl Api {
     /// Serves these apps.
-    pub fn new(hub: Hub, apps: Apps, tokens: Tokens, config: &Config) -> Self {
+    pub fn new(hub: Hub, apps: Apps, tokens: Tokens, queues: Queues, config: &Config) -> Self {
         Api {
             publisher: Publisher::new(hub.clone()),
             hub,
             apps,
             tokens,
+            queues,
             role: config.role,
             path_prefix: config.path_prefix.clone(),
             body_bytes_max: config.publish_body_bytes_max,
@@ -100,9 +105,9 @@ impl Api {
             (_, Route::Signed { .. } | Route::Plain { .. }) if !self.role.is_api() => {
                 Err(Refused::Elsewhere { role: self.role })
             }
-            (&Method::OPTIONS, Route::Signed { resource, .. }) => Ok(options(&resource.method())),
+            (&Method::OPTIONS, Route::Signed { resource, .. }) => Ok(options(resource.methods())),
             (_, Route::Signed { app, resource }) => {
-                check_method(&head.method, resource.method())?;
+                check_method(&head.method, resource.methods())?;
                 self.signed(head, path, app, resource, body).await
             }
             (_, Route::Grant(grant)) => self.grant(head, grant, body).await,
@@ -135,7 +140,7 @@ impl Api {
         if !app.enabled {
             return Err(Refused::Disabled);
         }
-        self.call(&app, resource, &query, &body).await
+        self.call(&app, resource, &head.method, &query, &body).await
     }
 
     fn app(&self, id: Option<&str>, key: &str) -> Result<Arc<App>, Refused> {
@@ -145,7 +150,14 @@ impl Api {
         }
     }
 
-    async fn call(&self, app: &App, resource: Resource<'_>, query: &SignedQuery<'_>, body: &[u8]) -> Answer {
+    async fn call(
+        &self,
+        app: &App,
+        resource: Resource<'_>,
+        method: &Method,
+        query: &SignedQuery<'_>,
+        body: &[u8],
+    ) -> Answer {
         match resource {
             Resource::Events => self.publisher.event(app, body).await,
             Resource::BatchEvents => self.publisher.batch(app, body).await,
@@ -157,6 +169,11 @@ impl Api {
             Resource::Stats(name) => channels::stats(&self.hub, app, &name).await,
             Resource::Terminate(user) => self.terminate(app, &user).await,
             Resource::RevokeTokens => revoke::revoke(&self.tokens, app, body).await,
+            Resource::Queues => jobs::queues(&self.queues, app).await,
+            Resource::Queue(name, of) => {
+                let queue = jobs::queue(&self.queues, app, &name)?;
+                jobs::Call { queue, method, query, body }.answer(of).await
+            }
         }
     }
 
@@ -171,7 +188,7 @@ impl Api {
         if head.method == Method::OPTIONS {
             return Ok(dev::preflight(&head.headers));
         }
-        check_method(&head.method, Method::POST)?;
+        check_method(&head.method, Methods::Post)?;
         let granted = body::read(body, self.body_bytes_max)
             .await
             .map_err(Refused::from)
@@ -182,7 +199,7 @@ impl Api {
     /// Publishes for the demo page, which must not hold a secret.
     async fn demo<B: Readable>(&self, head: &Parts, event: &str, body: B) -> Answer {
         let app = self.development()?;
-        check_method(&head.method, Method::POST)?;
+        check_method(&head.method, Methods::Post)?;
         let body = body::read(body, self.body_bytes_max).await?;
         self.publisher.comment(&app, event, &body).await
     }
@@ -193,20 +210,15 @@ impl Api {
     }
 }
 
-fn check_method(found: &Method, expected: Method) -> Result<(), Refused> {
-    let goes = *found == expected || (*found == Method::HEAD && expected == Method::GET);
-    if goes { Ok(()) } else { Err(Refused::Method { expected }) }
+fn check_method(found: &Method, expected: Methods) -> Result<(), Refused> {
+    if expected.take(found) { Ok(()) } else { Err(Refused::Method { expected }) }
 }
 
-fn options(method: &Method) -> Response<Full<Bytes>> {
+fn options(methods: Methods) -> Response<Full<Bytes>> {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert(ALLOW, allow(method));
+    response.headers_mut().insert(ALLOW, methods.allow());
     response
-}
-
-fn allow(method: &Method) -> HeaderValue {
-    HeaderValue::from_static(if *method == Method::GET { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" })
 }
 
 /// `{}` to the byte: the libraries' own tests compare with it.

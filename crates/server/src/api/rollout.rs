@@ -13,6 +13,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
 use super::plain::BadPlain;
+use super::route::Methods;
 use super::{Answer, check_method, cors};
 use crate::apps::{App, Apps};
 use crate::rollout::Visitor;
@@ -49,7 +50,7 @@ fn tell(app: &App, head: &Parts, origin: Option<&HeaderValue>) -> Answer {
     if head.method == Method::OPTIONS {
         return Ok(cors::preflight(METHODS));
     }
-    check_method(&head.method, Method::GET)?;
+    check_method(&head.method, Methods::Get)?;
     let query = Query::of(head.uri.query().unwrap_or_default());
     let told = match app.enabled {
         true => app.rollout.answer(&app.id, &query.visitor()),

@@ -4,8 +4,11 @@
 //! exception: pusher-http-node does not escape a `/` in them, so everything between `/users/` and the verb is the id.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use fanfare_jobs::JobId;
 use hyper::Method;
+use hyper::header::HeaderValue;
 use percent_encoding::percent_decode_str;
 
 /// A call of the HTTP API, or of the development app's own authorisation.
@@ -67,6 +70,88 @@ pub enum Resource<'p> {
     Terminate(Cow<'p, str>),
     /// `/tokens/revoke`
     RevokeTokens,
+    /// `/queues`
+    Queues,
+    /// `/queues/{name}…`
+    Queue(Cow<'p, str>, OfQueue),
+}
+
+/// Something of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfQueue {
+    /// Itself.
+    Counts,
+    /// `/jobs`
+    Jobs,
+    /// `/claim`
+    Claim,
+    /// `/retry`
+    RetryMany,
+    /// `/jobs/{id}…`
+    Job(JobId, OfJob),
+}
+
+/// Something of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfJob {
+    /// Itself.
+    Entry,
+    /// `/extend`
+    Extend,
+    /// `/finish`
+    Finish,
+    /// `/cancel`
+    Cancel,
+    /// `/stall`
+    Stall,
+    /// `/retry`
+    Retry,
+}
+
+/// The methods that something answers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Methods {
+    /// `GET`, and `HEAD` with it.
+    Get,
+    /// `POST`.
+    Post,
+    /// Both.
+    GetOrPost,
+    /// `GET`, `HEAD` and `DELETE`.
+    GetOrDelete,
+}
+
+impl Methods {
+    /// Whether a request may come by this method.
+    pub fn take(self, method: &Method) -> bool {
+        match *method {
+            Method::GET | Method::HEAD => self != Methods::Post,
+            Method::POST => matches!(self, Methods::Post | Methods::GetOrPost),
+            Method::DELETE => self == Methods::GetOrDelete,
+            _ => false,
+        }
+    }
+
+    /// The value of `Allow`.
+    pub fn allow(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Methods::Get => "GET, HEAD, OPTIONS",
+            Methods::Post => "POST, OPTIONS",
+            Methods::GetOrPost => "GET, HEAD, POST, OPTIONS",
+            Methods::GetOrDelete => "GET, HEAD, DELETE, OPTIONS",
+        })
+    }
+}
+
+impl fmt::Display for Methods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Methods::Get => "GET",
+            Methods::Post => "POST",
+            Methods::GetOrPost => "GET or POST",
+            Methods::GetOrDelete => "GET or DELETE",
+        })
+    }
 }
 
 impl<'p> Route<'p> {
@@ -105,7 +190,12 @@ impl<'p> Resource<'p> {
             "batch_events" => return Some(Resource::BatchEvents),
             "channels" => return Some(Resource::Channels),
             "tokens/revoke" => return Some(Resource::RevokeTokens),
+            "queues" => return Some(Resource::Queues),
             _ => {}
+        }
+        if let Some(rest) = rest.strip_prefix("queues/") {
+            let (name, part) = rest.split_once('/').unwrap_or((rest, ""));
+            return Some(Resource::Queue(decode(name)?, OfQueue::parse(part)?));
         }
         if let Some(rest) = rest.strip_prefix("users/") {
             return termination(rest);
@@ -123,19 +213,55 @@ impl<'p> Resource<'p> {
         }
     }
 
-    /// The method that it answers to; `HEAD` goes with `GET`, and `OPTIONS` with all.
-    pub fn method(&self) -> Method {
+    /// The methods that it answers to; `OPTIONS` goes with all.
+    pub fn methods(&self) -> Methods {
         match self {
             Resource::Events
             | Resource::BatchEvents
             | Resource::ChannelEvents(_)
             | Resource::Terminate(_)
-            | Resource::RevokeTokens => Method::POST,
+            | Resource::RevokeTokens
+            | Resource::Queue(_, OfQueue::Claim | OfQueue::RetryMany) => Methods::Post,
+            Resource::Queue(_, OfQueue::Jobs) => Methods::GetOrPost,
+            Resource::Queue(_, OfQueue::Job(_, OfJob::Entry)) => Methods::GetOrDelete,
+            Resource::Queue(_, OfQueue::Job(..)) => Methods::Post,
             Resource::Channels
             | Resource::Channel(_)
             | Resource::History(_)
             | Resource::Members(_)
-            | Resource::Stats(_) => Method::GET,
+            | Resource::Stats(_)
+            | Resource::Queues
+            | Resource::Queue(_, OfQueue::Counts) => Methods::Get,
+        }
+    }
+}
+
+impl OfQueue {
+    fn parse(part: &str) -> Option<OfQueue> {
+        match part {
+            "" => Some(OfQueue::Counts),
+            "jobs" => Some(OfQueue::Jobs),
+            "claim" => Some(OfQueue::Claim),
+            "retry" => Some(OfQueue::RetryMany),
+            _ => {
+                let (id, part) = part.strip_prefix("jobs/").map(|rest| rest.split_once('/').unwrap_or((rest, "")))?;
+                let digits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+                Some(OfQueue::Job(JobId(id.parse().ok().filter(|_| digits)?), OfJob::parse(part)?))
+            }
+        }
+    }
+}
+
+impl OfJob {
+    fn parse(part: &str) -> Option<OfJob> {
+        match part {
+            "" => Some(OfJob::Entry),
+            "extend" => Some(OfJob::Extend),
+            "finish" => Some(OfJob::Finish),
+            "cancel" => Some(OfJob::Cancel),
+            "stall" => Some(OfJob::Stall),
+            "retry" => Some(OfJob::Retry),
+            _ => None,
         }
     }
 }
@@ -170,6 +296,13 @@ mod tests {
         assert_eq!(Route::parse("/apps/1/channels/a/events"), of_app("1", Resource::ChannelEvents("a".into())));
         assert_eq!(Route::parse("/apps/1/channels/a/stats"), of_app("1", Resource::Stats("a".into())));
         assert_eq!(Route::parse("/apps/1/tokens/revoke"), of_app("1", Resource::RevokeTokens));
+        assert_eq!(Route::parse("/apps/1/queues"), of_app("1", Resource::Queues));
+        let queue = |of| of_app("1", Resource::Queue("mail".into(), of));
+        assert_eq!(Route::parse("/apps/1/queues/mail"), queue(OfQueue::Counts));
+        assert_eq!(Route::parse("/apps/1/queues/mail/jobs"), queue(OfQueue::Jobs));
+        assert_eq!(Route::parse("/apps/1/queues/mail/claim"), queue(OfQueue::Claim));
+        assert_eq!(Route::parse("/apps/1/queues/mail/jobs/7"), queue(OfQueue::Job(JobId(7), OfJob::Entry)));
+        assert_eq!(Route::parse("/apps/1/queues/mail/jobs/7/finish"), queue(OfQueue::Job(JobId(7), OfJob::Finish)));
         assert_eq!(Route::parse("/pusher/auth"), Some(Route::Grant(Grant::Channel)));
         assert_eq!(Route::parse("/pusher/user-auth"), Some(Route::Grant(Grant::User)));
         assert_eq!(Route::parse("/fanfare/token"), Some(Route::Grant(Grant::Token)));
@@ -231,6 +364,12 @@ mod tests {
             "/apps/1/users/terminate_connections",
             "/apps/1/users//terminate_connections",
             "/apps/1/channels/%ff",
+            "/apps/1/queues/",
+            "/apps/1/queues/mail/",
+            "/apps/1/queues/mail/jobs/",
+            "/apps/1/queues/mail/jobs/+7",
+            "/apps/1/queues/mail/jobs/x",
+            "/apps/1/queues/mail/jobs/7/eat",
             "/users/ann",
             "/events",
         ] {

@@ -20,7 +20,7 @@ fn api() -> Api {
     let routes = Arc::new(Routes::new(Vec::new(), Arc::new(PusherForms { deflate_bytes_min: 0 })));
     let broker = MemoryBroker::start(routes.clone(), 1);
     let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
-    Api::new(hub, Apps::new(&config), Tokens::default(), &config)
+    Api::new(hub, Apps::new(&config), Tokens::default(), Queues::start(&config), &config)
 }
 
 fn now_s() -> u64 {

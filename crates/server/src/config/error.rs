@@ -2,7 +2,7 @@
 
 use super::written::{
     Place, WHOLE_NUMBER, Written, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream,
-    WrittenRedis, WrittenRollout, WrittenTemplates, WrittenTls, Wrong,
+    WrittenQueue, WrittenRedis, WrittenRollout, WrittenTemplates, WrittenTls, Wrong,
 };
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -118,6 +118,7 @@ fn home_of(key: &str) -> Option<&'static str> {
         ("an app's keys", WrittenKey::KEYS),
         ("[[apps.history]]", WrittenHistory::KEYS),
         ("[apps.rollout]", WrittenRollout::KEYS),
+        ("[[apps.queues]]", WrittenQueue::KEYS),
         ("[tls]", WrittenTls::KEYS),
         ("[push_stream]", WrittenPushStream::KEYS),
         ("[redis]", WrittenRedis::KEYS),

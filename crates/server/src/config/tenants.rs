@@ -2,7 +2,7 @@
 
 use super::check::{any, number};
 use super::written::{At, Id, Place, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenRollout, Wrong};
-use super::{AppSettings, Config, HistoryRule, Key, OriginRule, Retention, rollout};
+use super::{AppSettings, Config, HistoryRule, Key, OriginRule, Retention, queues, rollout};
 use crate::limits::Limits;
 use fanfare_proto::channel::{self, ChannelPattern};
 use std::collections::HashSet;
@@ -45,6 +45,7 @@ fn app(written: At<WrittenApp>, config: &Config, taken: &mut Taken) -> Result<Ap
         allowed_origins: any(app.allowed_origins, Vec::new()).into_iter().map(origin).collect::<Result<_, _>>()?,
         keep_newest: any(app.keep_newest, Vec::new()).into_iter().map(channels).collect::<Result<_, _>>()?,
         history: any(app.history, Vec::new()).into_iter().map(history).collect::<Result<_, _>>()?,
+        queues: queues::checked(any(app.queues, Vec::new()))?,
         idempotency_s: number(app.idempotency_s, 0..=DAY_S, 120)?,
         rollout: rollout::checked(any(app.rollout, WrittenRollout::default()))?,
         limits: limits(any(app.limits, WrittenLimits::default()), config)?,

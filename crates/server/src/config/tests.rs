@@ -1,6 +1,6 @@
 use super::written::{
-    WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream, WrittenRedis, WrittenRollout,
-    WrittenTemplates, WrittenTls,
+    WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream, WrittenQueue, WrittenRedis,
+    WrittenRollout, WrittenTemplates, WrittenTls,
 };
 use super::*;
 
@@ -45,7 +45,8 @@ fn the_example_holds_every_key_with_its_default() {
     let (top, rest) = EXAMPLE.split_once("\n[[apps]]").expect("the example has an app");
     let (app, rest) = rest.split_once("\n[apps.limits]").expect("and its limits");
     let (limits, rest) = rest.split_once("\n[apps.rollout]").expect("and its rollout");
-    let (rollout, history) = rest.split_once("\n#[[apps.history]]").expect("and a history rule");
+    let (rollout, rest) = rest.split_once("\n#[[apps.history]]").expect("and a history rule");
+    let (history, queues) = rest.split_once("\n#[[apps.queues]]").expect("and a queue");
     let (_, tls) = top.split_once("\n#[tls]").expect("it shows TLS");
     let (_, redis) = top.split_once("\n#[redis]").expect("and Redis");
     let (_, push_stream) = top.split_once("\n#[push_stream]").expect("and push-stream");
@@ -55,6 +56,7 @@ fn the_example_holds_every_key_with_its_default() {
         (limits, WrittenLimits::KEYS),
         (rollout, WrittenRollout::KEYS),
         (history, WrittenHistory::KEYS),
+        (queues, WrittenQueue::KEYS),
         (tls, WrittenTls::KEYS),
         (push_stream, WrittenPushStream::KEYS),
         (push_stream, WrittenTemplates::KEYS),
@@ -71,7 +73,7 @@ fn the_example_holds_every_key_with_its_default() {
 }
 
 /// Tables within tables, which are looked at by themselves.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "apps",
     "tls",
     "push_stream",
@@ -79,6 +81,7 @@ const TABLES: [&str; 12] = [
     "limits",
     "rollout",
     "history",
+    "queues",
     "streaming",
     "polling",
     "long_polling",
@@ -101,6 +104,9 @@ fn what_the_example_shows_commented_out_is_the_default_too() {
     assert_eq!(config.push_stream, Some(PushStreamSettings::new("1001".into())));
     assert_eq!(config.apps[0].history.len(), 1);
     assert_eq!(config.apps[0].history[0].retention, Some(Retention::default()));
+    let [queue] = &config.apps[0].queues[..] else { panic!("one queue is shown") };
+    assert_eq!((&*queue.name, queue.limits), ("comments", fanfare_jobs::Limits::default()));
+    assert_eq!((queue.lease, queue.concurrency), (Duration::from_secs(30), 64));
 }
 
 #[test]
@@ -404,4 +410,17 @@ fn redis_servers_are_of_one_kind() {
     assert!(wrong("sentinels = [\"redis://a:1\"]").contains("`masters`"));
     assert!(wrong("serverz = [\"redis://a:1\"]").contains("`servers`"));
     assert!(wrong("prefix = \"a{b}\"\nservers = [\"redis://a:1\"]").contains("letters"));
+}
+
+#[test]
+fn a_queue_is_refused_by_name_and_by_what_it_could_not_keep() {
+    let queue = |lines: &str| format!("{APP}[[apps.queues]]\n{lines}\n");
+    refused(&queue("jobs_max = 1"), "fanfare.toml:5: a queue needs a `name`");
+    let name = "expected 1 to 64 lower-case letters, digits, `-` and `_` as a queue's name, found \"Mail\"";
+    refused(&queue("name = \"Mail\""), &format!("fanfare.toml:6: {name}"));
+    let twice = format!("{}{}", queue("name = \"mail\""), "[[apps.queues]]\nname = \"mail\"\n");
+    refused(&twice, "fanfare.toml:8: this app has a queue \"mail\" already");
+    let lease = "expected a whole number from 1 to 86400, found 0";
+    refused(&queue("name = \"mail\"\nlease_s = 0"), &format!("fanfare.toml:7: {lease}"));
+    refused(&format!("{APP}lease_s = 5\n"), "fanfare.toml:5: `lease_s` belongs in [[apps.queues]], not here");
 }

@@ -243,6 +243,7 @@ table! {
         idempotency_s: u32,
         history: Vec<At<WrittenHistory>>,
         rollout: WrittenRollout,
+        queues: Vec<At<WrittenQueue>>,
         limits: WrittenLimits,
     }
 }
@@ -269,6 +270,20 @@ table! {
         allow: Vec<At<String>>,
         deny: Vec<At<String>>,
         check_again_s: u32,
+    }
+}
+
+table! {
+    /// One `[[apps.queues]]`.
+    WrittenQueue {
+        name: String,
+        jobs_max: u32,
+        bytes_max: u32,
+        finished_kept_s: u32,
+        finished_kept_max: u32,
+        attempts_max: u32,
+        lease_s: u32,
+        concurrency: u32,
     }
 }
 

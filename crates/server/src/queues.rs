@@ -1,0 +1,161 @@
+//! The node's queues: which there are, what each keeps its jobs in, and what happens to them by itself.
+//!
+//! Always true:
+//! - a queue is one store for the life of the process, whatever reloads say of its limits;
+//! - a queue that a reload takes away keeps its jobs: they are there again when it comes back;
+//! - leases and delays end by a clock that nobody sets.
+//!
+//! Not here: what a verb does to a job, and how it is kept (`fanfare_jobs`); who may ask (`api`).
+
+mod clock;
+mod queue;
+
+pub use queue::{Queue, SLICE, SLICES_BYTES};
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fanfare_jobs::{Counts, JobStore, MemoryStore};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::clock::Clock;
+use crate::config::{Config, QueueSettings};
+
+/// How often what is due is done where nobody asks, and what finished long ago forgotten.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// The queues of one app, by name.
+type OfApp = BTreeMap<Arc<str>, Arc<Queue>>;
+
+/// All queues; cheap to clone.
+#[derive(Clone)]
+pub struct Queues(Arc<Inner>);
+
+struct Inner {
+    clock: Clock,
+    now: ArcSwap<Snapshot>,
+    stopping: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Snapshot {
+    by_app: HashMap<Arc<str>, OfApp>,
+    /// Those that are configured no more, and had jobs.
+    left: Vec<Arc<Queue>>,
+}
+
+impl Queues {
+    /// Those of a configuration, and the task that sweeps them. Must be called on the runtime.
+    pub fn start(config: &Config) -> Queues {
+        let queues = Queues(Arc::new(Inner {
+            clock: Clock::start(),
+            now: ArcSwap::default(),
+            stopping: watch::Sender::new(false),
+        }));
+        queues.put_in_place(config, Vec::new());
+        tokio::spawn(queues.clone().sweep());
+        queues
+    }
+
+    /// One of an app's.
+    pub fn find(&self, app: &str, name: &str) -> Option<Arc<Queue>> {
+        self.0.now.load().by_app.get(app)?.get(name).cloned()
+    }
+
+    /// All of an app's, by name.
+    pub fn of_app(&self, app: &str) -> Vec<Arc<Queue>> {
+        let now = self.0.now.load();
+        now.by_app.get(app).into_iter().flat_map(OfApp::values).cloned().collect()
+    }
+
+    /// All that are configured.
+    pub fn all(&self) -> Vec<Arc<Queue>> {
+        self.0.now.load().by_app.values().flat_map(OfApp::values).cloned().collect()
+    }
+
+    /// Goes by another configuration. Only one reload runs at a time.
+    pub async fn reload(&self, config: &Config) {
+        let mut left = Vec::new();
+        for queue in self.gone(config) {
+            match queue.store.counts().await {
+                Ok(counts) if unfinished(&counts) == 0 => {}
+                counts => {
+                    let jobs = counts.map(|counts| unfinished(&counts)).ok();
+                    let (app, queue_name) = (&*queue.app, &*queue.name);
+                    tracing::warn!(
+                        app,
+                        queue = queue_name,
+                        jobs,
+                        "a queue with jobs in it is configured no more: they are kept, and nobody can claim them until it is back"
+                    );
+                    left.push(queue);
+                }
+            }
+        }
+        self.put_in_place(config, left);
+    }
+
+    fn gone(&self, config: &Config) -> Vec<Arc<Queue>> {
+        let configured = |queue: &Queue| {
+            let app = config.apps.iter().find(|app| app.id == queue.app);
+            app.is_some_and(|app| app.queues.iter().any(|settings| settings.name == queue.name))
+        };
+        let known = self.0.now.load();
+        let known = known.by_app.values().flat_map(OfApp::values).chain(&known.left);
+        known.filter(|queue| !configured(queue)).cloned().collect()
+    }
+
+    fn put_in_place(&self, config: &Config, left: Vec<Arc<Queue>>) {
+        let mut next = Snapshot { left, ..Snapshot::default() };
+        for app in &config.apps {
+            let queues = app.queues.iter().map(|settings| (settings.name.clone(), self.queue(&app.id, settings)));
+            next.by_app.insert(app.id.clone(), queues.collect());
+        }
+        self.0.now.store(Arc::new(next));
+    }
+
+    /// The queue that there is, under these settings; or a new one.
+    fn queue(&self, app: &Arc<str>, settings: &QueueSettings) -> Arc<Queue> {
+        let now = self.0.now.load();
+        let left = || now.left.iter().find(|queue| queue.app == *app && queue.name == settings.name).cloned();
+        match self.find(app, &settings.name).or_else(left) {
+            Some(queue) => {
+                queue.settings.store(Arc::new(settings.clone()));
+                queue.store.set_limits(settings.limits);
+                queue
+            }
+            None => {
+                let store: Arc<dyn JobStore> = Arc::new(MemoryStore::new(settings.limits));
+                let (clock, stopping) = (self.0.clock, self.0.stopping.subscribe());
+                Arc::new(Queue::new(app.clone(), settings, store, clock, stopping))
+            }
+        }
+    }
+
+    /// Sends away everybody who waits for jobs: the server stops.
+    pub fn stop(&self) {
+        self.0.stopping.send_replace(true);
+    }
+
+    async fn sweep(self) {
+        let mut every = interval(SWEEP_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            let left = self.0.now.load().left.clone();
+            for queue in self.all().iter().chain(&left) {
+                if let Err(error) = queue.store.sweep(queue.now_ms()).await {
+                    tracing::warn!(app = &*queue.app, queue = &*queue.name, %error, "a queue is not swept");
+                }
+            }
+        }
+    }
+}
+
+/// Jobs that somebody still has to do something about.
+pub fn unfinished(counts: &Counts) -> u64 {
+    counts.waiting + counts.delayed + counts.claimed + counts.stalled
+}

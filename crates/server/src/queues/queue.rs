@@ -1,0 +1,170 @@
+//! One queue of an app, as its workers see it: jobs are claimed, and where there are none, waited for.
+//!
+//! Always true:
+//! - those who wait have their turn in the order in which they came, and one job wakes one of them;
+//! - jobs that were claimed for somebody who is not there any more are given back, and not held until their lease ends.
+//!
+//! Not here: what a verb does to a job (`fanfare_jobs`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fanfare_jobs::{Claim, Claimed, Failure, Job, JobStore, Lease, StoreError};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::clock::Clock;
+use crate::config::QueueSettings;
+
+/// Jobs that are read in one go, and bytes of data after which nothing is read any more: together with the bound of a
+/// request's body they bound what one answer may hold.
+pub const SLICE: usize = 64;
+/// See [`SLICE`].
+pub const SLICES_BYTES: usize = 4 << 20;
+
+/// Why a claim ended early, for the person who looks.
+const UNHEARD: &str = "the worker went away before its claim was answered";
+
+/// One queue.
+pub struct Queue {
+    /// Whose it is.
+    pub app: Arc<str>,
+    /// What the app calls it.
+    pub name: Arc<str>,
+    /// Its jobs.
+    pub store: Arc<dyn JobStore>,
+    pub(super) settings: ArcSwap<QueueSettings>,
+    clock: Clock,
+    /// Whoever waits for jobs; one at a time listens for news, so that a job wakes one worker and not a thousand.
+    turn: Semaphore,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Queue {
+    pub(super) fn new(
+        app: Arc<str>,
+        settings: &QueueSettings,
+        store: Arc<dyn JobStore>,
+        clock: Clock,
+        stopping: watch::Receiver<bool>,
+    ) -> Queue {
+        let (name, settings) = (settings.name.clone(), ArcSwap::from_pointee(settings.clone()));
+        Queue { app, name, store, settings, clock, turn: Semaphore::new(1), stopping }
+    }
+
+    /// As it is configured now.
+    pub fn settings(&self) -> Arc<QueueSettings> {
+        self.settings.load_full()
+    }
+
+    /// The time that its verbs go by.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Takes the next jobs; where there are none, waits for one as long as that, or until the server stops.
+    pub async fn claim(self: &Arc<Self>, claim: Claim, wait: Duration) -> Result<Held, StoreError> {
+        let until = Instant::now() + wait;
+        let (held, _) = self.take(&claim).await?;
+        if wait.is_zero() || !held.is_empty() {
+            return Ok(held);
+        }
+        let turn = tokio::select! {
+            turn = timeout_at(until, self.turn.acquire()) => turn,
+            () = self.stopped() => return Ok(held),
+        };
+        match turn {
+            Ok(_turn) => self.await_jobs(&claim, until).await,
+            Err(_elapsed) => Ok(held),
+        }
+    }
+
+    /// It is the waiting that ends early, never the taking: no job is claimed for somebody who is being sent away.
+    async fn await_jobs(self: &Arc<Self>, claim: &Claim, until: Instant) -> Result<Held, StoreError> {
+        let mut wakes = self.store.wakes();
+        loop {
+            wakes.mark_unchanged();
+            let (held, next_ms) = self.take(claim).await?;
+            if !held.is_empty() || Instant::now() >= until {
+                return Ok(held);
+            }
+            let next = next_ms.map_or(until, |ms| until.min(self.clock.at(ms).into()));
+            tokio::select! {
+                () = self.stopped() => return Ok(held),
+                () = sleep_until(next) => {}
+                Ok(()) = wakes.changed() => {}
+            }
+        }
+    }
+
+    async fn stopped(&self) {
+        // An error would be that the sender is gone, which ends the wait too.
+        let _ = self.stopping.clone().wait_for(|stopping| *stopping).await;
+    }
+
+    /// In a task of its own: a store may have claimed while the one who asked goes away.
+    async fn take(self: &Arc<Self>, claim: &Claim) -> Result<(Held, Option<u64>), StoreError> {
+        let (queue, claim) = (self.clone(), claim.clone());
+        let taken = tokio::spawn(async move { queue.take_slices(claim).await });
+        taken.await.expect("a claim neither panics nor is aborted")
+    }
+
+    async fn take_slices(self: Arc<Self>, claim: Claim) -> Result<(Held, Option<u64>), StoreError> {
+        let mut held = Held { queue: self.clone(), jobs: Vec::new() };
+        let mut bytes = 0;
+        loop {
+            let left = claim.jobs_max - held.jobs.len();
+            let slice = Claim { jobs_max: left.min(SLICE), ..claim.clone() };
+            let asked = slice.jobs_max;
+            let Claimed { jobs, next_ms } = match self.store.claim(slice, self.now_ms()).await {
+                Ok(claimed) => claimed,
+                Err(error) if held.is_empty() => return Err(error),
+                Err(_) => return Ok((held, None)),
+            };
+            let ended = jobs.len() < asked || jobs.len() == left;
+            bytes += jobs.iter().map(|(job, _)| job.spec.data.len()).sum::<usize>();
+            held.jobs.extend(jobs);
+            if ended || bytes >= SLICES_BYTES {
+                return Ok((held, next_ms));
+            }
+        }
+    }
+
+    async fn give_back(self: Arc<Self>, jobs: Vec<(Job, Lease)>) {
+        for (job, lease) in jobs {
+            let (failure, now_ms) = (Failure { reason: UNHEARD.into(), progress: job.progress }, self.now_ms());
+            if let Err(error) = self.store.cancel(lease, now_ms, failure, now_ms).await {
+                tracing::debug!(app = &*self.app, queue = &*self.name, %error, "a job waits for the end of its lease");
+            }
+        }
+    }
+}
+
+/// Claimed jobs on their way to whoever asked: given back when dropped before that.
+pub struct Held {
+    queue: Arc<Queue>,
+    jobs: Vec<(Job, Lease)>,
+}
+
+impl Held {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// They are the claimant's now.
+    pub fn hand_over(mut self) -> Vec<(Job, Lease)> {
+        std::mem::take(&mut self.jobs)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let jobs = std::mem::take(&mut self.jobs);
+        // Without a runtime the process is about to end, and so is every lease.
+        if let (false, Ok(runtime)) = (jobs.is_empty(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(self.queue.clone().give_back(jobs));
+        }
+    }
+}
