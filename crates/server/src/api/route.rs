@@ -365,7 +365,6 @@ mod tests {
             "/apps/1/users//terminate_connections",
             "/apps/1/channels/%ff",
             "/apps/1/queues/",
-            "/apps/1/queues/mail/",
             "/apps/1/queues/mail/jobs/",
             "/apps/1/queues/mail/jobs/+7",
             "/apps/1/queues/mail/jobs/x",
