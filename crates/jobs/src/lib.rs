@@ -8,6 +8,7 @@
 mod index;
 pub mod job;
 pub mod memory;
+pub mod pipeline;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,0 +1,149 @@
+//! What a stage is given: its table, read as the kinds of values that stages take.
+//!
+//! Always true: a key is read only if the stage's kind names it, so the reference leaves none out.
+
+use std::ops::RangeInclusive;
+
+use serde_json::Value;
+
+use super::compile::{Secret, Shared, Table};
+use super::path::Path;
+use super::record::Fields;
+use super::registry::{Need, StageKind};
+use super::template::Template;
+
+/// What is wrong with a stage's table.
+#[derive(Debug)]
+pub(super) struct Bad {
+    /// At which key, if at one.
+    pub(super) key: Option<String>,
+    /// What.
+    pub(super) message: String,
+}
+
+impl Bad {
+    pub(super) fn at(key: &str, message: impl Into<String>) -> Bad {
+        Bad { key: Some(key.into()), message: message.into() }
+    }
+}
+
+/// A stage's table, and what its pipeline is compiled with.
+pub(super) struct Params<'a> {
+    pub(super) kind: &'static StageKind,
+    pub(super) table: &'a Table,
+    pub(super) shared: &'a Shared,
+    pub(super) pipeline: &'a str,
+}
+
+impl Params<'_> {
+    /// A key's value: as written, or its default.
+    pub(super) fn value(&self, key: &'static str) -> Option<Value> {
+        let known = self.kind.keys.iter().find(|known| known.name == key);
+        debug_assert!(known.is_some(), "{} does not name its key {key}", self.kind.name);
+        let default = || match known?.need {
+            Need::Default(json) => Some(serde_json::from_str(json).expect("defaults are JSON")),
+            Need::Required | Need::Optional => None,
+        };
+        self.table.get(key).cloned().or_else(default)
+    }
+
+    fn read<T>(&self, key: &'static str, form: &str, read: impl Fn(Value) -> Option<T>) -> Result<Option<T>, Bad> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        read(value).ok_or_else(|| Bad::at(key, format!("takes {form}"))).map(Some)
+    }
+
+    /// What a key that is required or has a default is.
+    fn needed<T>(&self, key: &'static str, value: Option<T>) -> Result<T, Bad> {
+        value.ok_or_else(|| Bad::at(key, "is required"))
+    }
+
+    pub(super) fn opt_text(&self, key: &'static str) -> Result<Option<String>, Bad> {
+        self.read(key, "a string", |value| value.as_str().map(str::to_owned))
+    }
+
+    pub(super) fn text(&self, key: &'static str) -> Result<String, Bad> {
+        let text = self.opt_text(key)?;
+        self.needed(key, text)
+    }
+
+    pub(super) fn opt_number(&self, key: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, Bad> {
+        let form = format!("a whole number from {} to {}", range.start(), range.end());
+        self.read(key, &form, |value| value.as_u64().filter(|number| range.contains(number)))
+    }
+
+    pub(super) fn number(&self, key: &'static str, range: RangeInclusive<u64>) -> Result<u64, Bad> {
+        let number = self.opt_number(key, range)?;
+        self.needed(key, number)
+    }
+
+    pub(super) fn percent(&self, key: &'static str) -> Result<f64, Bad> {
+        let in_range = |value: Value| value.as_f64().filter(|percent| (0.0..=100.0).contains(percent));
+        let percent = self.read(key, "a number from 0 to 100", in_range)?;
+        self.needed(key, percent)
+    }
+
+    pub(super) fn flag(&self, key: &'static str) -> Result<bool, Bad> {
+        let flag = self.read(key, "true or false", |value| value.as_bool())?;
+        self.needed(key, flag)
+    }
+
+    pub(super) fn opt_map(&self, key: &'static str) -> Result<Option<Fields>, Bad> {
+        self.read(key, "a table", |value| match value {
+            Value::Object(table) => Some(table),
+            _ => None,
+        })
+    }
+
+    pub(super) fn map(&self, key: &'static str) -> Result<Fields, Bad> {
+        let table = self.opt_map(key)?;
+        self.needed(key, table)
+    }
+
+    pub(super) fn opt_texts(&self, key: &'static str) -> Result<Option<Vec<String>>, Bad> {
+        self.read(key, "a list of strings", |value| match value {
+            Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            _ => None,
+        })
+    }
+
+    pub(super) fn texts(&self, key: &'static str) -> Result<Vec<String>, Bad> {
+        let texts = self.opt_texts(key)?;
+        self.needed(key, texts)
+    }
+
+    pub(super) fn opt_path(&self, key: &'static str) -> Result<Option<Path>, Bad> {
+        let text = self.opt_text(key)?;
+        text.map(|text| Path::parse(&text).map_err(|message| Bad::at(key, message))).transpose()
+    }
+
+    pub(super) fn path(&self, key: &'static str) -> Result<Path, Bad> {
+        let path = self.opt_path(key)?;
+        self.needed(key, path)
+    }
+
+    /// One field or more.
+    pub(super) fn paths(&self, key: &'static str) -> Result<Vec<Path>, Bad> {
+        let texts = self.texts(key)?;
+        if texts.is_empty() {
+            return Err(Bad::at(key, "names no field"));
+        }
+        texts.iter().map(|text| Path::parse(text).map_err(|message| Bad::at(key, message))).collect()
+    }
+
+    pub(super) fn opt_template(&self, key: &'static str) -> Result<Option<Template>, Bad> {
+        let text = self.opt_text(key)?;
+        text.map(|text| Template::parse(&text).map_err(|message| Bad::at(key, message))).transpose()
+    }
+
+    pub(super) fn template(&self, key: &'static str) -> Result<Template, Bad> {
+        let template = self.opt_template(key)?;
+        self.needed(key, template)
+    }
+
+    /// One of the configuration's keys, by the name that stands here.
+    pub(super) fn secret(&self, key: &'static str) -> Result<(String, &Secret), Bad> {
+        let name = self.text(key)?;
+        let secret = self.shared.keys.get(&name).ok_or_else(|| Bad::at(key, format!("there is no key named `{name}`")));
+        Ok((name, secret?))
+    }
+}

@@ -1,0 +1,204 @@
+//! A record: what of a job passes through the stages, and what the sinks get.
+//!
+//! Always true: records of one job have ids of their own, the same ones at each attempt; so what an earlier attempt has
+//! already published is known again by [`Record::event_id`].
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::sealing::{ENCRYPTED, Sealer};
+use super::stage::Failed;
+use crate::job::{Job, Kind};
+
+/// A job's fields, after a decode stage.
+pub type Fields = Map<String, Value>;
+
+/// Of one step of a split: parts are numbered so that those of the next step are told apart too.
+pub const PARTS_MAX: u64 = 1000;
+
+/// Routes of one record.
+pub const ROUTES_MAX: usize = 100;
+
+/// Which record of which job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// The job's number in its queue.
+    pub job: u64,
+    /// 0 for the whole job; `split` and `lines` number what they make of it.
+    pub part: u64,
+}
+
+impl RecordId {
+    /// The id of what a split makes of this record; `None` if splits are nested too deep to be numbered.
+    pub(super) fn part(self, index: usize) -> Option<RecordId> {
+        let part = self.part.checked_mul(PARTS_MAX)?.checked_add(index as u64 + 1)?;
+        Some(RecordId { part, ..self })
+    }
+}
+
+/// `17`, or `17:2` for a part.
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.part {
+            0 => write!(f, "{}", self.job),
+            part => write!(f, "{}:{part}", self.job),
+        }
+    }
+}
+
+/// What a record carries.
+#[derive(Clone, PartialEq)]
+pub enum Body {
+    /// The job's data, until a decode stage.
+    Raw(Bytes),
+    /// From then on.
+    Json(Value),
+}
+
+/// Without the payload, which belongs in no log.
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Body::Raw(bytes) => write!(f, "Raw({} bytes)", bytes.len()),
+            Body::Json(_) => f.write_str("Json(…)"),
+        }
+    }
+}
+
+/// Where a record is to be published, and as what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The channel's name, which has been checked.
+    pub channel: Arc<str>,
+    /// The event's name.
+    pub event: Arc<str>,
+}
+
+/// How long a stage had a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lap {
+    /// The stage's name.
+    pub stage: Arc<str>,
+    /// Microseconds.
+    pub us: u64,
+}
+
+/// What passes through the stages.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Which one.
+    pub id: RecordId,
+    /// What happened to the thing that the job is about.
+    pub kind: Kind,
+    /// The job's ordering key.
+    pub key: Option<Arc<str>>,
+    /// The job's name, if its producer gave it one.
+    pub idempotency_key: Option<Arc<str>>,
+    /// The job's attempt, from 1.
+    pub attempt: u32,
+    /// When the job was put.
+    pub put_ms: u64,
+    /// When it was claimed.
+    pub claimed_ms: u64,
+    /// The same for all that is made of a job: its queue and its number.
+    pub trace: Arc<str>,
+    /// What it carries.
+    pub body: Body,
+    /// Where it goes.
+    pub routes: Vec<Route>,
+    /// Encrypts what goes to channels that are encrypted end to end.
+    pub sealer: Option<Arc<Sealer>>,
+    /// Filled in pipelines that have a `trace` stage.
+    pub laps: Vec<Lap>,
+}
+
+/// Why a record has no text for a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsayable {
+    /// Publications are text.
+    #[error("the data is neither decoded nor UTF-8")]
+    NotText,
+    /// In the clear it would be read by others than those it is for.
+    #[error("the channel is encrypted, and no stage `pusher_encrypted` was before")]
+    Unsealed,
+    /// The system gives no random numbers.
+    #[error("no randomness for a nonce")]
+    NoNonce,
+}
+
+impl Record {
+    /// The record that a claimed job begins as.
+    pub fn new(queue: &str, job: &Job, claimed_ms: u64) -> Record {
+        Record {
+            id: RecordId { job: job.id.0, part: 0 },
+            kind: job.spec.kind,
+            key: job.spec.key.as_deref().map(Arc::from),
+            idempotency_key: job.spec.idempotency_key.as_deref().map(Arc::from),
+            attempt: job.attempt,
+            put_ms: job.put_ms,
+            claimed_ms,
+            trace: format!("{queue}/{}", job.id.0).into(),
+            body: Body::Raw(job.spec.data.clone()),
+            routes: Vec::new(),
+            sealer: None,
+            laps: Vec::new(),
+        }
+    }
+
+    /// What a publication of this record is known by, so that a repeat is dropped: the job's idempotency key, or else its
+    /// queue and number; and the part, if it is one.
+    pub fn event_id(&self, queue: &str) -> String {
+        let part = self.id.part;
+        match (&self.idempotency_key, part) {
+            (Some(key), 0) => key.to_string(),
+            (Some(key), part) => format!("{key}:{part}"),
+            (None, _) => format!("{queue}:{}", self.id),
+        }
+    }
+
+    /// What the record says: a decoded record's JSON; but a string, such as a template makes of a record, as it is.
+    pub fn text(&self) -> Result<Cow<'_, str>, Unsayable> {
+        match &self.body {
+            Body::Raw(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| Unsayable::NotText),
+            Body::Json(Value::String(text)) => Ok(Cow::Borrowed(text)),
+            Body::Json(value) => Ok(Cow::Owned(value.to_string())),
+        }
+    }
+
+    /// What a sink of channels writes to this route, given [`Record::text`]: that text, and sealed where the channel is an
+    /// encrypted one.
+    pub fn text_for<'a>(&self, route: &Route, text: &'a str) -> Result<Cow<'a, str>, Unsayable> {
+        if !route.channel.starts_with(ENCRYPTED) {
+            return Ok(Cow::Borrowed(text));
+        }
+        let sealer = self.sealer.as_ref().ok_or(Unsayable::Unsealed)?;
+        sealer.seal(&route.channel, text).map(Cow::Owned)
+    }
+
+    /// A decoded record's fields.
+    pub(super) fn fields(&self) -> Result<&Fields, Failed> {
+        match &self.body {
+            Body::Json(Value::Object(fields)) => Ok(fields),
+            body => Err(not_fields(body)),
+        }
+    }
+
+    /// See [`Record::fields`].
+    pub(super) fn fields_mut(&mut self) -> Result<&mut Fields, Failed> {
+        match &mut self.body {
+            Body::Json(Value::Object(fields)) => Ok(fields),
+            body => Err(not_fields(body)),
+        }
+    }
+}
+
+fn not_fields(body: &Body) -> Failed {
+    match body {
+        Body::Raw(_) => "the record is not decoded".into(),
+        Body::Json(_) => "the record is not an object".into(),
+    }
+}

@@ -1,0 +1,141 @@
+//! Which kinds of stages there are: the one place that compiling, suggestions and the reference go by.
+
+use std::fmt::Write as _;
+
+use super::params::{Bad, Params};
+use super::stage::{OnError, Stage};
+use super::stages;
+
+/// A kind of stage.
+pub(super) struct StageKind {
+    /// As it is written.
+    pub(super) name: &'static str,
+    /// One sentence or more, in Markdown.
+    pub(super) summary: &'static str,
+    /// What it takes.
+    pub(super) keys: &'static [Key],
+    /// What it needs of a record.
+    pub(super) reads: Reads,
+    /// What is done with what it fails, unless the configuration says otherwise.
+    pub(super) on_error: OnError,
+    /// Makes one.
+    pub(super) build: fn(&Params) -> Result<Box<dyn Stage>, Bad>,
+}
+
+/// What a stage needs of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// Bytes: it decodes them.
+    Bytes,
+    /// What a decode stage left.
+    Fields,
+    /// Either.
+    Any,
+}
+
+/// A key of a stage's table.
+pub(super) struct Key {
+    /// As it is written.
+    pub(super) name: &'static str,
+    /// What it takes, in words.
+    pub(super) form: &'static str,
+    /// Whether it has to be there.
+    pub(super) need: Need,
+    /// What it means, in Markdown.
+    pub(super) doc: &'static str,
+}
+
+/// Whether a key has to be there.
+pub(super) enum Need {
+    /// Yes.
+    Required,
+    /// No.
+    Optional,
+    /// If it is not, it is this: JSON.
+    Default(&'static str),
+}
+
+/// A key that has to be there.
+pub(super) const fn required(name: &'static str, form: &'static str, doc: &'static str) -> Key {
+    Key { name, form, need: Need::Required, doc }
+}
+
+/// A key that may be left out.
+pub(super) const fn optional(name: &'static str, form: &'static str, doc: &'static str) -> Key {
+    Key { name, form, need: Need::Optional, doc }
+}
+
+/// A key that has a default, written as JSON.
+pub(super) const fn default(name: &'static str, form: &'static str, json: &'static str, doc: &'static str) -> Key {
+    Key { name, form, need: Need::Default(json), doc }
+}
+
+/// The keys that every stage takes.
+pub(super) const COMMON: &[Key] = &[
+    required("stage", "string", "Which kind of stage it is."),
+    optional("name", "string", "What it is called in counters and errors; else its place and kind: `2.sanitise`."),
+    optional("on_error", "string", "What is done with a record that it fails: `retry`, `dead_letter`, `drop` or `pass`."),
+];
+
+/// Kinds of stages under a title.
+type Group = (&'static str, &'static [&'static [StageKind]]);
+
+const GROUPS: &[Group] = &[
+    ("Decode", &[stages::decode::KINDS]),
+    ("Compute", &[stages::text::KINDS]),
+    ("Route", &[stages::route::KINDS]),
+];
+
+/// All kinds of stages.
+pub(super) fn kinds() -> impl Iterator<Item = &'static StageKind> {
+    GROUPS.iter().flat_map(|(_, lists)| lists.iter().copied().flatten())
+}
+
+/// The kind of this name.
+pub(super) fn find(name: &str) -> Option<&'static StageKind> {
+    kinds().find(|kind| kind.name == name)
+}
+
+/// The name that takes the fewest edits to reach.
+pub(super) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known.min_by_key(|name| strsim::damerau_levenshtein(wrong, name))
+}
+
+/// What can be written, as Markdown: every kind of stage, its keys, and what becomes of what it fails.
+pub fn reference() -> String {
+    let mut page = String::from("## Keys of every stage\n\n");
+    table(&mut page, COMMON);
+    for (title, lists) in GROUPS {
+        let _ = write!(page, "\n## {title}\n");
+        for kind in lists.iter().copied().flatten() {
+            describe(&mut page, kind);
+        }
+    }
+    page
+}
+
+fn describe(page: &mut String, kind: &StageKind) {
+    let _ = write!(page, "\n### `{}`\n\n{}\n\n", kind.name, kind.summary);
+    if !kind.keys.is_empty() {
+        table(page, kind.keys);
+        page.push('\n');
+    }
+    let needs = match kind.reads {
+        Reads::Bytes => "Takes a job's bytes: it comes first.",
+        Reads::Fields => "Takes decoded records.",
+        Reads::Any => "Takes decoded records and others.",
+    };
+    let _ = writeln!(page, "{needs} `on_error` is `{}` unless said otherwise.", kind.on_error.as_str());
+}
+
+fn table(page: &mut String, keys: &[Key]) {
+    page.push_str("| key | takes | default | |\n|---|---|---|---|\n");
+    for key in keys {
+        let default = match key.need {
+            Need::Required => "required".to_owned(),
+            Need::Optional => String::new(),
+            Need::Default(json) => format!("`{json}`"),
+        };
+        let _ = writeln!(page, "| `{}` | {} | {default} | {} |", key.name, key.form, key.doc);
+    }
+}
