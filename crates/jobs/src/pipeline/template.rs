@@ -11,10 +11,11 @@ use std::io;
 
 use minijinja::machinery::{Token, tokenize};
 use minijinja::value::{Kwargs, merge_maps};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters, tests};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters};
 use serde_json::{Number, Value as Json};
 
 use super::record::Record;
+use super::registry::nearest;
 use super::scope::{META, Meta, Seen, look, meta};
 use super::stage::{At, Failed};
 
@@ -30,6 +31,9 @@ const SOURCE_BYTES_MAX: usize = 64 << 10;
 /// Strings that one template may join: each joint copies both.
 const JOINTS_MAX: usize = 16;
 
+/// Words and signs between one pair of braces: minijinja's parser goes as deep as there are.
+const TOKENS_MAX: usize = 250;
+
 /// What is compiled of a template.
 pub(super) struct Template(Form);
 
@@ -44,7 +48,11 @@ enum Form {
 }
 
 /// What templates see of one record: made once for all that are rendered of it.
-pub(super) struct Scope(Value);
+pub(super) struct Scope {
+    values: Value,
+    /// Names that mean nothing here.
+    absent: Vec<String>,
+}
 
 impl Template {
     pub(super) fn parse(source: &str) -> Result<Template, String> {
@@ -79,43 +87,58 @@ impl Template {
     }
 
     /// Renders it with a scope that was made for it among others.
-    pub(super) fn render(&self, Scope(scope): &Scope) -> Result<String, Failed> {
+    pub(super) fn render(&self, scope: &Scope) -> Result<String, Failed> {
         let environment = match &self.0 {
             Form::Fixed(text) => return Ok(text.clone()),
             Form::Compiled { environment, .. } => environment,
         };
         let template = environment.get_template("it").expect("every template is called so");
         let mut output = Bounded(Vec::new());
-        let rendered = template.render_captured_to(scope.clone(), &mut output);
-        rendered.map_err(|error| format!("the template: {}", say(&error)))?;
+        let rendered = template.render_captured_to(scope.values.clone(), &mut output);
+        rendered.map_err(|error| format!("the template: {}", self.explain(&error, scope)))?;
         Ok(String::from_utf8(output.0).expect("templates write whole strings"))
     }
 }
 
 impl Scope {
     pub(super) fn of(templates: &[&Template], record: &Record, at: &At) -> Result<Scope, Failed> {
-        let mut values = Vec::new();
+        let (mut values, mut absent) = (Vec::new(), Vec::new());
         for name in templates.iter().flat_map(|template| template.names()) {
             let value = match look(name, record, at) {
                 Seen::Field(json) => value(name, json)?,
                 Seen::Meta(meta) => meta_value(meta),
                 Seen::Job => job(record, at),
-                Seen::Nothing => continue,
+                Seen::Nothing => {
+                    absent.push(name.clone());
+                    continue;
+                }
             };
-            values.push((name, value));
+            values.push((name.as_str(), value));
         }
-        Ok(Scope(values.into_iter().collect()))
+        Ok(Scope { values: Value::from_pairs(values), absent })
     }
 
     /// The same, and something more under a name of its own.
     pub(super) fn with(templates: &[&Template], record: &Record, at: &At, item: &Json) -> Result<Scope, Failed> {
-        let Scope(scope) = Scope::of(templates, record, at)?;
-        let item = Value::from_iter([("item", value("item", item)?)]);
-        Ok(Scope(merge_maps([item, scope])))
+        let Scope { values, mut absent } = Scope::of(templates, record, at)?;
+        absent.retain(|name| name != "item");
+        let item = Value::from_pairs([("item", value("item", item)?)]);
+        Ok(Scope { values: merge_maps([item, values]), absent })
     }
 }
 
 impl Template {
+    /// Says which of its names mean nothing, where that is what is wrong.
+    fn explain(&self, error: &Error, scope: &Scope) -> String {
+        let absent = scope.absent.iter().filter(|name| self.names().contains(name));
+        match absent.map(String::as_str).collect::<Vec<_>>() {
+            absent if error.kind() == ErrorKind::UndefinedError && !absent.is_empty() => {
+                format!("there is no {}", absent.join(" and no "))
+            }
+            _ => say(error),
+        }
+    }
+
     fn names(&self) -> &[String] {
         match &self.0 {
             Form::Fixed(_) => &[],
@@ -125,7 +148,7 @@ impl Template {
 }
 
 fn job(record: &Record, at: &At) -> Value {
-    META.iter().filter_map(|name| Some((*name, meta_value(meta(name, record, at)?)))).collect()
+    Value::from_pairs(META.iter().filter_map(|name| Some((*name, meta_value(meta(name, record, at)?)))))
 }
 
 fn meta_value(meta: Meta) -> Value {
@@ -150,7 +173,7 @@ fn value(name: &str, json: &Json) -> Result<Value, Failed> {
         Json::Array(items) => items.iter().map(|item| value(name, item)).collect::<Result<Vec<_>, _>>()?.into(),
         Json::Object(fields) => {
             let pairs = fields.iter().map(|(key, item)| Ok((key.as_str(), value(name, item)?)));
-            pairs.collect::<Result<Vec<_>, Failed>>()?.into_iter().collect()
+            Value::from_pairs(pairs.collect::<Result<Vec<_>, Failed>>()?)
         }
     })
 }
@@ -166,11 +189,19 @@ fn number_value(number: &Number) -> Value {
 /// Refuses what has no bound.
 fn check(source: &str) -> Result<(), String> {
     let mut tokens = tokenize(source, false, Default::default()).map(|token| token.map(|(token, _)| token));
-    let (mut joints, mut for_head) = (0, false);
+    let (mut joints, mut inside, mut for_head) = (0, 0, false);
     while let Some(token) = tokens.next() {
+        inside += 1;
         match token.map_err(|error| say(&error))? {
+            _ if inside > TOKENS_MAX => return Err(format!("an expression has {TOKENS_MAX} words and signs at most")),
+            Token::TemplateData(_) | Token::VariableEnd => inside = 0,
             Token::BlockStart => for_head = statement(tokens.next())?,
-            Token::BlockEnd => for_head = false,
+            Token::BlockEnd => (inside, for_head) = (0, false),
+            Token::Pipe => known("filter", &FILTERS, tokens.next())?,
+            Token::Ident("is") => match tokens.next() {
+                Some(Ok(Token::Ident("not"))) => known("test", &TESTS, tokens.next())?,
+                token => known("test", &TESTS, token)?,
+            },
             Token::Mul => return Err("`*` is not offered: use the filter `times`".into()),
             Token::Tilde | Token::Plus | Token::ParenOpen | Token::BracketOpen if for_head => {
                 return Err("`for` goes over something of the record, such as `tags` or `author.tags`".into());
@@ -185,6 +216,18 @@ fn check(source: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// minijinja would find out only when it renders.
+fn known(what: &str, names: &[&'static str], token: Option<Result<Token, Error>>) -> Result<(), String> {
+    match token.transpose().map_err(|error| say(&error))? {
+        Some(Token::Ident(name)) if names.contains(&name) => Ok(()),
+        Some(Token::Ident(name)) => match nearest(name, names.iter().copied()) {
+            Some(near) => Err(format!("there is no {what} `{name}`; did you mean `{near}`?")),
+            None => Err(format!("there is no {what} `{name}`")),
+        },
+        _ => Err(format!("a {what} has a name")),
+    }
+}
+
 /// The first word of a statement; answers whether it binds a name.
 fn statement(token: Option<Result<Token, Error>>) -> Result<bool, String> {
     match token.transpose().map_err(|error| say(&error))? {
@@ -194,6 +237,15 @@ fn statement(token: Option<Result<Token, Error>>) -> Result<bool, String> {
         _ => Err("a statement begins with a word".into()),
     }
 }
+
+/// The filters there are.
+const FILTERS: [&str; 16] = [
+    "default", "escape", "first", "int", "join", "last", "length", "lower", "replace", "round", "times", "tojson", "trim",
+    "truncate", "upper", "urlencode",
+];
+
+/// The tests there are.
+const TESTS: [&str; 4] = ["defined", "none", "number", "string"];
 
 fn environment(escape: AutoEscape) -> Environment<'static> {
     let mut environment = Environment::empty();
@@ -222,10 +274,10 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
     environment.add_filter("truncate", |text: String, chars: usize| -> String { text.chars().take(chars).collect() });
     environment.add_filter("times", |number: f64, factor: f64| number * factor);
     environment.add_filter("urlencode", urlencode);
-    environment.add_test("defined", tests::is_defined);
-    environment.add_test("none", tests::is_none);
-    environment.add_test("string", tests::is_string);
-    environment.add_test("number", tests::is_number);
+    environment.add_test("defined", minijinja::tests::is_defined);
+    environment.add_test("none", minijinja::tests::is_none);
+    environment.add_test("string", minijinja::tests::is_string);
+    environment.add_test("number", minijinja::tests::is_number);
     environment
 }
 
@@ -320,7 +372,7 @@ mod tests {
         let cases = [
             ("no names", "no names"),
             ("{{ a }}", "<A>"),
-            ("{{ a|e }}", "&lt;A&gt;"),
+            ("{{ a|escape }}", "&lt;A&gt;"),
             ("{{ n + 1 }} {{ big }} {{ half }} {{ yes }}", "8 18446744073709551615 1.5 true"),
             ("{{ in.deep }}{{ list[0] }}{{ list|length }}", "dx2"),
             ("{% for x in list %}{{ loop.index }}:{{ x }} {% endfor %}", "1:x 2:1 "),
@@ -347,6 +399,20 @@ mod tests {
         for source in ["{{ nowhere }}", "{{ nowhere.deep }}", "{{ null }}", "{{ list[3] }}", "{{ list|upper }}x{{ a }}"] {
             assert!(fill(source, data.clone()).is_err(), "{source}");
         }
+    }
+
+    #[test]
+    fn every_filter_and_test_is_there() {
+        for filter in FILTERS {
+            let filled = fill(&format!("{{{{ 'a'|{filter} }}}}"), json!({}));
+            assert!(!filled.as_ref().is_err_and(|why| why.contains("unknown")), "{filled:?}");
+        }
+        for test in TESTS {
+            assert!(fill(&format!("{{{{ 'a' is not {test} }}}}"), json!({})).is_ok(), "{test}");
+        }
+        let message = "there is no filter `uper`; did you mean `upper`?";
+        assert_eq!(fill("{{ a|uper }}", json!({})), Err(message.into()));
+        assert_eq!(fill("{{ a is nonne }}", json!({})), Err("there is no test `nonne`; did you mean `none`?".into()));
     }
 
     #[test]

@@ -143,7 +143,7 @@ mod tests {
             assert_eq!(routes(stage.clone(), data.clone()), Ok(expected), "{stage}");
         }
         let cases = [
-            (to(json!(["{{ nowhere }}"])), "the template: undefined value: nowhere"),
+            (to(json!(["{{ nowhere }}"])), "the template: there is no nowhere"),
             (to(json!(["{{ none }}"])), "the template: it is null"),
             (to(json!(["a {{ id }}"])), "\"a 5\" is no channel's name: letters only"),
             (json!({ "stage": "route", "channels": ["x"], "event": "{% if id == 6 %}x{% endif %}" }),
