@@ -74,17 +74,18 @@ pub(super) const fn default(name: &'static str, form: &'static str, json: &'stat
 pub(super) const COMMON: &[Key] = &[
     required("stage", "string", "Which kind of stage it is."),
     optional("name", "string", "What it is called in counters and errors; else its place and kind: `2.sanitise`."),
-    optional("on_error", "string", "What is done with a record that it fails: `retry`, `dead_letter`, `drop` or `pass`."),
+    optional(
+        "on_error",
+        "string",
+        "What is done with a record that it fails: `retry`, `dead_letter`, `drop` or `pass`.",
+    ),
 ];
 
 /// Kinds of stages under a title.
 type Group = (&'static str, &'static [&'static [StageKind]]);
 
-const GROUPS: &[Group] = &[
-    ("Decode", &[stages::decode::KINDS]),
-    ("Compute", &[stages::text::KINDS]),
-    ("Route", &[stages::route::KINDS]),
-];
+const GROUPS: &[Group] =
+    &[("Decode", &[stages::decode::KINDS]), ("Compute", &[stages::text::KINDS]), ("Route", &[stages::route::KINDS])];
 
 /// All kinds of stages.
 pub(super) fn kinds() -> impl Iterator<Item = &'static StageKind> {

@@ -10,7 +10,7 @@
 use std::io;
 
 use minijinja::machinery::{Token, tokenize};
-use minijinja::value::{Kwargs, merge_maps};
+use minijinja::value::{Kwargs, ValueKind, merge_maps};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters};
 use serde_json::{Number, Value as Json};
 
@@ -240,8 +240,22 @@ fn statement(token: Option<Result<Token, Error>>) -> Result<bool, String> {
 
 /// The filters there are.
 const FILTERS: [&str; 16] = [
-    "default", "escape", "first", "int", "join", "last", "length", "lower", "replace", "round", "times", "tojson", "trim",
-    "truncate", "upper", "urlencode",
+    "default",
+    "escape",
+    "first",
+    "int",
+    "join",
+    "last",
+    "length",
+    "lower",
+    "replace",
+    "round",
+    "times",
+    "tojson",
+    "trim",
+    "truncate",
+    "upper",
+    "urlencode",
 ];
 
 /// The tests there are.
@@ -252,13 +266,13 @@ fn environment(escape: AutoEscape) -> Environment<'static> {
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(move |_| escape.clone());
-    environment.set_formatter(|output, state, value| match value.is_none() {
-        true => Err(Error::new(ErrorKind::InvalidOperation, "it is null")),
-        false => minijinja::escape_formatter(output, state, value),
+    environment.set_formatter(|output, state, value| match value.kind() {
+        ValueKind::None => Err(Error::new(ErrorKind::InvalidOperation, "it is null")),
+        // And not Python's `True`.
+        ValueKind::Bool => Ok(output.write_str(if value.is_true() { "true" } else { "false" })?),
+        _ => minijinja::escape_formatter(output, state, value),
     });
-    environment.add_filter("escape", |state: &mut State, value: &Value| {
-        filters::escape(state, value).and_then(short)
-    });
+    environment.add_filter("escape", |state: &mut State, value: &Value| filters::escape(state, value).and_then(short));
     environment.add_filter("lower", filters::lower);
     environment.add_filter("upper", |text: String| short(Value::from(text.to_uppercase())));
     environment.add_filter("trim", filters::trim);
@@ -381,7 +395,10 @@ mod tests {
             ("{% if nowhere %}a{% elif n > 6 %}b{% else %}c{% endif %}", "b"),
             ("{{ nowhere|default('there') }}", "there"),
             ("{{ nowhere is defined }}", "false"),
-            ("{{ kind }} {{ id }} {{ key }} {{ attempt }} {{ put_ms }} {{ trace }} {{ queue }}", "create 17 k 1 5 q/17 q"),
+            (
+                "{{ kind }} {{ id }} {{ key }} {{ attempt }} {{ put_ms }} {{ trace }} {{ queue }}",
+                "create 17 k 1 5 q/17 q",
+            ),
             ("{{ job.kind }}/{{ job.id }}", "create/17"),
             ("{{ n|times(1.5)|round|int }}", "11"),
             ("{{ 'a b&c'|urlencode }}", "a+b%26c"),
@@ -396,7 +413,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_an_error() {
         let data = json!({ "null": null, "list": [] });
-        for source in ["{{ nowhere }}", "{{ nowhere.deep }}", "{{ null }}", "{{ list[3] }}", "{{ list|upper }}x{{ a }}"] {
+        for source in ["{{ nowhere }}", "{{ nowhere.deep }}", "{{ null }}", "{{ list[3] }}", "{{ list|upper }}x{{ a }}"]
+        {
             assert!(fill(source, data.clone()).is_err(), "{source}");
         }
     }
@@ -431,15 +449,23 @@ mod tests {
             ("{%- with x = a ~ a %}{% endwith %}", "`with` is not offered: templates have `if` and `for`"),
             ("{% filter upper %}a{% endfilter %}", "`filter` is not offered: templates have `if` and `for`"),
             ("{{ 'a' * 100000000 }}", "`*` is not offered: use the filter `times`"),
-            ("{% for x in [a ~ a] %}{% endfor %}", "`for` goes over something of the record, such as `tags` or `author.tags`"),
-            ("{% for x in range(9) %}{% endfor %}", "`for` goes over something of the record, such as `tags` or `author.tags`"),
+            (
+                "{% for x in [a ~ a] %}{% endfor %}",
+                "`for` goes over something of the record, such as `tags` or `author.tags`",
+            ),
+            (
+                "{% for x in range(9) %}{% endfor %}",
+                "`for` goes over something of the record, such as `tags` or `author.tags`",
+            ),
         ];
         for (source, expected) in cases {
             assert_eq!(fill(source, json!({})), Err(expected.into()), "{source}");
         }
         let joints = format!("{{{{ {} }}}}", vec!["a"; 40].join("~"));
         assert_eq!(fill(&joints, json!({})), Err("a template has `~` and `+` 16 times at most".into()));
-        for source in ["{{", "{% if %}", "{{ a|nothing }}", "{% for x in a %}", &"{{ ".repeat(1000), &"(".repeat(70_000)] {
+        for source in
+            ["{{", "{% if %}", "{{ a|nothing }}", "{% for x in a %}", &"{{ ".repeat(1000), &"(".repeat(70_000)]
+        {
             assert!(fill(source, json!({ "a": "a" })).is_err(), "{source}");
         }
         for source in [format!("{{{{ {}1 }}}}", "(".repeat(20_000)), format!("{{{{ {}1 }}}}", "-".repeat(60_000))] {

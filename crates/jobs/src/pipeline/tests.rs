@@ -90,26 +90,45 @@ fn a_stage_that_panics_fails_its_record() {
 fn what_is_wrong_names_the_place() {
     let cases = [
         (json!([{ "stage": "jsno" }]), "stage 1 (jsno), key stage: there is no stage `jsno`; did you mean `json`?"),
-        (json!([{ "stage": "json", "depht_max": 3 }]),
-            "stage 1 (json), key depht_max: `json` has no such key; did you mean `depth_max`?"),
-        (json!([{ "stage": "json", "depth_max": 1000 }]),
-            "stage 1 (json), key depth_max: takes a whole number from 1 to 100"),
-        (json!([{ "stage": "json" }, { "stage": "truncate", "chars": 3 }]),
-            "stage 2 (truncate), key field: is required; it takes a field"),
-        (json!([{ "stage": "truncate", "field": "a", "chars": 3 }]),
-            "stage 1 (truncate), key stage: needs a decoded record: put `json`, `form`, `lines` or `raw` before it"),
+        (
+            json!([{ "stage": "json", "depht_max": 3 }]),
+            "stage 1 (json), key depht_max: `json` has no such key; did you mean `depth_max`?",
+        ),
+        (
+            json!([{ "stage": "json", "depth_max": 1000 }]),
+            "stage 1 (json), key depth_max: takes a whole number from 1 to 100",
+        ),
+        (
+            json!([{ "stage": "json" }, { "stage": "truncate", "chars": 3 }]),
+            "stage 2 (truncate), key field: is required; it takes a field",
+        ),
+        (
+            json!([{ "stage": "truncate", "field": "a", "chars": 3 }]),
+            "stage 1 (truncate), key stage: needs a decoded record: put `json`, `form`, `lines` or `raw` before it",
+        ),
         (json!([{ "stage": "json" }, { "stage": "form" }]), "stage 2 (form), key stage: the record is decoded already"),
-        (json!([{ "stage": "json", "on_error": "explode" }]),
-            "stage 1 (json), key on_error: takes retry, dead_letter, drop or pass"),
-        (json!([{ "stage": "json", "name": "a" }, { "stage": "truncate", "name": "a", "field": "b", "chars": 3 }]),
-            "stage 2 (truncate), key name: another stage of the pipeline is called `a`"),
+        (
+            json!([{ "stage": "json", "on_error": "explode" }]),
+            "stage 1 (json), key on_error: takes retry, dead_letter, drop or pass",
+        ),
+        (
+            json!([{ "stage": "json", "name": "a" }, { "stage": "truncate", "name": "a", "field": "b", "chars": 3 }]),
+            "stage 2 (truncate), key name: another stage of the pipeline is called `a`",
+        ),
         (json!([{ "name": "a" }]), "stage 1 (?): has neither `stage` nor `use`"),
         (json!([{ "use": "clean", "name": "a" }]), "stage 1 (clean), key name: `use` stands alone"),
-        (json!([{ "use": "claen" }]), "stage 1 (claen), key use: there is no shared list `claen`; did you mean `clean`?"),
-        (json!([{ "use": "round" }]),
-            "stage 1 (round) of the list round, key use: lists within lists end at 16; one may name itself"),
-        (json!([{ "stage": "json" }, { "use": "clean" }]),
-            "stage 1 (json) of the list clean, key stage: the record is decoded already"),
+        (
+            json!([{ "use": "claen" }]),
+            "stage 1 (claen), key use: there is no shared list `claen`; did you mean `clean`?",
+        ),
+        (
+            json!([{ "use": "round" }]),
+            "stage 1 (round) of the list round, key use: lists within lists end at 16; one may name itself",
+        ),
+        (
+            json!([{ "stage": "json" }, { "use": "clean" }]),
+            "stage 1 (json) of the list clean, key stage: the record is decoded already",
+        ),
     ];
     let lists = |stages: Value| serde_json::from_value(stages).expect("stages are tables");
     let shared = Shared {

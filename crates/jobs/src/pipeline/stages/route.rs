@@ -19,7 +19,11 @@ pub(crate) const KINDS: &[StageKind] = &[StageKind {
     keys: &[
         required("channels", "list of templates", "The channels' names: `[\"forum.{{ forum }}\", \"post.{{ id }}\"]`."),
         default("event", "template", "\"{{ job.kind }}\"", "The event's name."),
-        optional("each", "field", "A list: the templates are filled once for each of its items, which they see as `item`."),
+        optional(
+            "each",
+            "field",
+            "A list: the templates are filled once for each of its items, which they see as `item`.",
+        ),
     ],
     reads: Reads::Any,
     on_error: OnError::DeadLetter,
@@ -125,7 +129,8 @@ mod tests {
 
     #[test]
     fn channels_come_from_fields() {
-        let data = json!({ "forum": "rust", "id": 5, "user": { "name": "ann" }, "tags": ["a", "b", "a"], "none": null });
+        let data =
+            json!({ "forum": "rust", "id": 5, "user": { "name": "ann" }, "tags": ["a", "b", "a"], "none": null });
         let cases = [
             (to(json!(["all"])), vec!["all create"]),
             (to(json!(["forum.{{ forum }}", "post.{{ id }}"])), vec!["forum.rust create", "post.5 create"]),
@@ -134,8 +139,10 @@ mod tests {
             (to(json!(["x", "x"])), vec!["x create"]),
             (to(json!(["job.{{ job.id }}.{{ job.queue }}.{{ attempt }}"])), vec!["job.17.q.1 create"]),
             (json!({ "stage": "route", "channels": ["x"], "event": "{{ forum }}.{{ kind }}" }), vec!["x rust.create"]),
-            (json!({ "stage": "route", "channels": ["tag.{{ item }}"], "each": "tags" }),
-                vec!["tag.a create", "tag.b create"]),
+            (
+                json!({ "stage": "route", "channels": ["tag.{{ item }}"], "each": "tags" }),
+                vec!["tag.a create", "tag.b create"],
+            ),
             (json!({ "stage": "route", "channels": ["tag.{{ item }}"], "each": "nowhere" }), vec![]),
         ];
         for (stage, expected) in cases {
@@ -146,8 +153,10 @@ mod tests {
             (to(json!(["{{ nowhere }}"])), "the template: there is no nowhere"),
             (to(json!(["{{ none }}"])), "the template: it is null"),
             (to(json!(["a {{ id }}"])), "\"a 5\" is no channel's name: letters only"),
-            (json!({ "stage": "route", "channels": ["x"], "event": "{% if id == 6 %}x{% endif %}" }),
-                "the event's name is empty"),
+            (
+                json!({ "stage": "route", "channels": ["x"], "event": "{% if id == 6 %}x{% endif %}" }),
+                "the event's name is empty",
+            ),
             (json!({ "stage": "route", "channels": ["x"], "each": "forum" }), "forum is not a list"),
         ];
         for (stage, expected) in cases {

@@ -67,7 +67,8 @@ fn allow(cleaner: &mut ammonia::Builder<'static>, tags: Vec<String>) -> Result<(
     if let Some(tag) = tags.iter().find(|tag| !known.contains(tag.as_str())) {
         return Err(Bad::at("tags", format!("`{tag}` is none of the tags that can be allowed")));
     }
-    let allowed: HashSet<&'static str> = known.into_iter().filter(|known| tags.iter().any(|tag| tag == known)).collect();
+    let allowed: HashSet<&'static str> =
+        known.into_iter().filter(|known| tags.iter().any(|tag| tag == known)).collect();
     cleaner.tags(allowed);
     Ok(())
 }
@@ -182,7 +183,11 @@ mod tests {
             (Value::Null, Value::Null),
         ];
         for (text, clean) in cases {
-            check(&sanitise, json!({ "text": text, "other": "<script>" }), json!({ "text": clean, "other": "<script>" }));
+            check(
+                &sanitise,
+                json!({ "text": text, "other": "<script>" }),
+                json!({ "text": clean, "other": "<script>" }),
+            );
         }
         check(&sanitise, json!({ "author": { "bio": "<b>" } }), json!({ "author": { "bio": "<b></b>" } }));
         check(&sanitise, json!({}), json!({}));
@@ -215,7 +220,8 @@ mod tests {
     /// Formatting elements are opened anew in each paragraph, so repaired HTML can be the square of what was written.
     #[test]
     fn html_that_explodes_fails_its_record_in_no_time() {
-        let pipeline = compiled(json!([{ "stage": "json" }, { "stage": "sanitise", "fields": ["text"] }]), &Shared::default());
+        let pipeline =
+            compiled(json!([{ "stage": "json" }, { "stage": "sanitise", "fields": ["text"] }]), &Shared::default());
         let tags = |tag: &str| (0..30_000 / tag.len()).map(|n| tag.replace('#', &n.to_string())).collect::<String>();
         let few = |tag: &str| (0..250).map(|n| tag.replace('#', &n.to_string())).collect::<String>();
         let bombs = [tags("<b a=#>") + &tags("<p>"), tags("<div>"), tags("<table><tr>"), "<b>".repeat(100_000)];
@@ -234,9 +240,7 @@ mod tests {
 
     #[test]
     fn text_is_cut_where_readers_see_a_gap() {
-        let truncate = |chars: usize, suffix: &str| {
-            json!({ "stage": "truncate", "field": "text", "chars": chars, "suffix": suffix })
-        };
+        let truncate = |chars: usize, suffix: &str| json!({ "stage": "truncate", "field": "text", "chars": chars, "suffix": suffix });
         let cases = [
             (5, "…", "hello", "hello"),
             (5, "…", "hello!", "hell…"),
