@@ -5,9 +5,10 @@ export type Transport = 'ws' | 'sse' | 'stream' | 'longpoll' | 'poll';
 
 /**
  * `idle`: there is no channel to hear. `waiting`: before the next attempt. `paused`: the machine is offline, or the page
- * hidden for `suspendHidden` seconds; it goes on by itself. `closed`: for good.
+ * hidden for `suspendHidden` seconds; it goes on by itself. `off`: the server's rollout leaves this visitor out, for the
+ * `reason` that it gave; it is asked again by itself. `closed`: for good.
  */
-export type State = 'idle' | 'connecting' | 'connected' | 'waiting' | 'paused' | 'closed';
+export type State = 'idle' | 'connecting' | 'connected' | 'waiting' | 'paused' | 'off' | 'closed';
 
 export interface Options {
   /** What to hear from the start. More with `subscribe`. */
@@ -23,6 +24,12 @@ export interface Options {
   since?: string;
   /** Without a cursor: how many of the latest messages to begin with. */
   backtrack?: number;
+  /**
+   * Whether the server's rollout is asked if there is to be a feed, and obeyed: before the first connection, and then as often
+   * as the server says. `user` and `site` are what it counts visitors by; without them, an id that is kept in `storage`.
+   * By itself, nothing is asked.
+   */
+  rollout?: boolean | { user?: string; site?: string };
   /** Seconds in which a server that lives says something. Silence of 2.5 times that is taken for a dead connection. */
   heartbeat?: number;
   /** Seconds that a transport has to show that it gets through. */
@@ -37,7 +44,7 @@ export interface Options {
   suspendHidden?: number;
   /** Whether requests to another origin carry cookies. */
   credentials?: RequestCredentials;
-  /** Where the transport that worked is remembered; `localStorage` where there is one. */
+  /** Where the transport that worked, and a visitor's id, are remembered; `localStorage` where there is one. */
   storage?: Pick<Storage, 'getItem' | 'setItem'>;
   /** Instead of the global ones. */
   WebSocket?: typeof WebSocket;
@@ -82,7 +89,13 @@ export interface Events {
   member_added: Notice<Member>;
   member_removed: Notice<Member>;
   subscription_count: Notice<{ subscription_count: number }>;
+  /** What would have been another event, but is to stay dark. For comparing with what is shown instead. */
+  dark: { [Name in ChannelEvent]: { event: Name; detail: Events[Name] } }[ChannelEvent];
 }
+
+/** Events that the rollout can keep dark. */
+export type ChannelEvent =
+  'message' | 'subscribed' | 'gap' | 'member_added' | 'member_removed' | 'subscription_count';
 
 /** Some channels of a server, heard over one connection. */
 export class Fanfare {
@@ -98,6 +111,8 @@ export class Fanfare {
   /** Where to go on from: `since` of another feed. */
   readonly cursor: string | undefined;
   readonly channels: string[];
+  /** How many of which events were kept dark since the feed is dark; undefined unless it is. */
+  readonly dark: Readonly<Partial<Record<ChannelEvent, number>>> | undefined;
 
   /** Has `listener` called at each such event; returns a function that ends that. */
   on<Name extends keyof Events>(event: Name, listener: (detail: Events[Name]) => void): () => void;

@@ -1,24 +1,22 @@
-// Fanfare's client: hears channels over whatever transport gets through, each message once and in order, and goes on
-// after a gap where it stopped. What is public is described in fanfare.d.ts.
+// Fanfare's client: hears channels over whatever gets through, each message once and in order. What is public: fanfare.d.ts.
 //
 // Always true:
-// - `#link` is where messages come from; `#next` is tried beside it, and takes its place once it is subscribed;
-// - the cursor never runs ahead of what was heard: resuming from it may repeat, which is noticed, but not lose.
+// - `#next` is tried beside `#link`, and takes its place once it is subscribed;
+// - the cursor never runs ahead of what was heard.
 
 const TRANSPORTS = ['ws', 'sse', 'stream', 'longpoll', 'poll'];
-const ACCEPT = { sse: 'text/event-stream', stream: 'application/x-ndjson' };
 
-/** A transport of which so many connections died young in a row is taken for blocked. */
+/** After so many short lives a transport counts as blocked. */
 const SHORT_LIVES_MAX = 3;
 const BACKOFF_MS_MAX = 30_000;
 const BLOCKED_MS_MAX = 600_000;
 const REMEMBERED_MS = 86_400_000;
 const LONGPOLL_S = 25;
-/** Keys per channel to know repeats by. */
-const SEEN_MAX = 2_000;
+const SEEN_KEYS_MAX = 2_000;
 
 export class Fanfare {
   #url;
+  #memory;
   #options;
   #order;
   #channels = new Map();
@@ -35,13 +33,15 @@ export class Fanfare {
   #blocked = {};
   #shortLives = 0;
   #attempt = 0;
+  #visitor;
+  #dark;
   #backoffMs = 1_000;
   #timers = {};
   #environment = new AbortController();
 
   constructor(url, key, options = {}) {
     const base = new URL(url, globalThis.location?.href).href.replace(/\/+$/, '');
-    this.#url = `${base}/sub/${encodeURIComponent(key)}`;
+    this.#url = (face) => `${base}/${face}/${encodeURIComponent(key)}`;
     this.#options = {
       WebSocket: globalThis.WebSocket,
       fetch: globalThis.fetch,
@@ -60,7 +60,13 @@ export class Fanfare {
     for (const name of options.channels ?? []) {
       this.#channels.set(name, { seen: new Set(), known: !!options.since });
     }
-    this.#recall();
+    this.#memory = `${this.#url('sub')} ${this.#order}`;
+    const { transport, until } = this.#recall(this.#memory) ?? {};
+    const at = this.#order.indexOf(transport);
+    if (until > Date.now() && at >= 0) {
+      this.#lastGood = transport;
+      this.#order.slice(0, at).forEach((better) => this.#block(better, SHORT_LIVES_MAX));
+    }
     this.#watchEnvironment();
     this.#soon('change', () => this.#change());
   }
@@ -75,6 +81,10 @@ export class Fanfare {
 
   get cursor() {
     return this.#cursor;
+  }
+
+  get dark() {
+    return this.#dark;
   }
 
   get channels() {
@@ -105,10 +115,9 @@ export class Fanfare {
     this.#rest('closed');
   }
 
-  /** Makes the connection follow the list of channels. */
   #change() {
     if (!this.#channels.size) {
-      if (this.#link) {
+      if (this.#state !== 'closed') {
         this.#rest('idle');
       }
     } else if (!this.#link) {
@@ -147,7 +156,9 @@ export class Fanfare {
     // From what worked downwards: what is better is tried beside it.
     const lastGood = Math.max(this.#order.indexOf(this.#lastGood), 0);
     const order = [...this.#order.slice(lastGood), ...this.#order];
-    this.#setState('connecting');
+    if (this.#state !== 'off') {
+      this.#setState('connecting');
+    }
     this.#link = this.#open(order.find((name) => !this.#isBlocked(name)) ?? order[0]);
   }
 
@@ -156,7 +167,7 @@ export class Fanfare {
     this.#next = this.#open(transport);
   }
 
-  /** Tries again, in a while, what is better than what works. */
+  /** Tries again what is better than what works. */
   #seekBetter() {
     const better = this.#order.slice(0, this.#order.indexOf(this.#link.transport));
     const until = (name) => this.#blocked[name]?.until ?? 0;
@@ -188,17 +199,52 @@ export class Fanfare {
   }
 
   async #run(link) {
+    await this.#ask(link);
     await this.#freshToken();
     if (link.over) {
       return;
     }
     if (link.transport === 'ws') {
       await this.#socket(link);
-    } else if (ACCEPT[link.transport]) {
-      await this.#stream(link);
-    } else {
+    } else if (link.transport.endsWith('poll')) {
       await this.#polls(link);
+    } else {
+      await this.#stream(link);
     }
+  }
+
+  /** Asks whether there is to be a feed, unless that is known. */
+  async #ask(link) {
+    const { rollout } = this.#options;
+    if (!rollout || this.#timers.rollout) {
+      return;
+    }
+    this.#visitor ??= this.#recall('fanfare') ?? Math.random().toString(36).slice(2);
+    this.#remember('fanfare', this.#visitor);
+    const who = Object.entries({ ...rollout, id: this.#visitor }).filter(([, name]) => name);
+    const response = await this.#fetch(link, `${this.#url('rollout')}?${new URLSearchParams(who)}`);
+    const { enabled, dark, reason, check_again_s: seconds } = await response.json();
+    if (link.over) {
+      return;
+    }
+    if (!enabled) {
+      this.#rest('off', reason);
+    } else if (!link.ready) {
+      this.#setState('connecting');
+    }
+    this.#askIn(seconds);
+    if (this.#dark && !dark) {
+      this.#anew();
+    }
+    this.#dark = dark ? this.#dark ?? {} : undefined;
+  }
+
+  #askIn(seconds) {
+    this.#soon('rollout', () => {
+      this.#soon('rollout');
+      const link = this.#link;
+      link ? this.#ask(link).catch(() => link.over || this.#askIn(seconds)) : this.#connect();
+    }, 1_000 * seconds * (0.75 + Math.random() / 4));
   }
 
   #address(link, more) {
@@ -208,7 +254,7 @@ export class Fanfare {
     } else if (this.#options.backtrack) {
       query.set('backtrack', this.#options.backtrack);
     }
-    return `${this.#url}/${[...link.channels].map(encodeURIComponent).join('/')}?${query}`;
+    return `${this.#url('sub')}/${[...link.channels].map(encodeURIComponent).join('/')}?${query}`;
   }
 
   #socket(link) {
@@ -249,7 +295,7 @@ export class Fanfare {
   }
 
   async #polls(link) {
-    // The first long-poll is a short one, as only its answer shows that answers come.
+    // The first wait is short: only an answer shows that answers come.
     for (let wait = 1; !link.over; wait = LONGPOLL_S) {
       const waits = link.transport === 'longpoll' && { wait };
       link.alive(1_000 * (this.#options.openTimeout + (waits ? wait : 0)));
@@ -270,7 +316,7 @@ export class Fanfare {
       }
       this.#cursor = cursor ?? this.#cursor;
       if (!waits) {
-        const ms = 1_000 * this.#options.pollInterval * (0.8 + 0.4 * Math.random());
+        const ms = 1_000 * this.#options.pollInterval * (0.75 + Math.random() / 2);
         link.alive(2 * ms + 1_000 * this.#options.openTimeout);
         await new Promise((resolve) => setTimeout(resolve, ms));
       }
@@ -279,24 +325,26 @@ export class Fanfare {
   }
 
   async #get(link, more) {
-    const { fetch, credentials } = this.#options;
-    const headers = { Accept: ACCEPT[link.transport] ?? 'application/json' };
+    const headers = {};
     if (this.#token) {
-      // A header stays out of logs. But to another origin it would cost a question before each request.
+      // A header stays out of logs, but costs a question before each request to another origin.
       const here = globalThis.location?.origin;
-      if (!here || this.#url.startsWith(`${here}/`)) {
+      if (!here || this.#url('sub').startsWith(`${here}/`)) {
         headers.Authorization = `Bearer ${this.#token.text}`;
       } else {
         more = { ...more, token: this.#token.text };
       }
     }
-    const response = await fetch(this.#address(link, more), {
-      headers, credentials, signal: link.abort.signal, cache: 'no-store',
-    });
+    return this.#fetch(link, this.#address(link, more), headers);
+  }
+
+  async #fetch(link, address, headers) {
+    const { fetch, credentials } = this.#options;
+    const response = await fetch(address, { headers, credentials, signal: link.abort.signal, cache: 'no-store' });
     if (response.ok) {
       return response;
     }
-    // What is not said in the server's own way was said by somebody on the way to it.
+    // Without an error of the server's, it was somebody on the way to it.
     const { error } = await response.json().catch(() => ({}));
     throw {
       status: error && response.status,
@@ -317,11 +365,9 @@ export class Fanfare {
       case 'fanfare:gap':
         this.#cursor = cursor ?? this.#cursor;
         if (channel.startsWith('presence-') && link === this.#link && !this.#next) {
-          // Who is there now is told to those who subscribe.
-          this.#sid = undefined;
-          this.#try(link.transport);
+          this.#anew();
         }
-        return entry && this.#emit('gap', { channel });
+        return entry && this.#show('gap', { channel });
       case 'fanfare:error':
         return this.#refused(link, message);
       case 'fanfare:closed':
@@ -332,9 +378,9 @@ export class Fanfare {
       return;
     }
     if (event.startsWith('fanfare:')) {
-      this.#emit(event.slice(8), { ...message, data: JSON.parse(message.data) });
+      this.#show(event.slice(8), { ...message, data: JSON.parse(message.data) });
     } else {
-      this.#emit('message', message);
+      this.#show('message', message);
     }
   }
 
@@ -342,7 +388,7 @@ export class Fanfare {
     if (!link.ready) {
       this.#ready(link);
     }
-    // What was missed comes after this, and may be cut off: until it has come, the cursor stays where it is.
+    // What was missed comes next, and may be cut off: until it has come, the cursor stays.
     const atOpening = link.unheard.delete(channel);
     link.replays ||= recovered;
     link.start ??= cursor;
@@ -352,10 +398,10 @@ export class Fanfare {
     }
     if (entry) {
       if (recovered === false && entry.known) {
-        this.#emit('gap', { channel });
+        this.#show('gap', { channel });
       }
       entry.known = true;
-      this.#emit('subscribed', { channel, recovered, presence });
+      this.#show('subscribed', { channel, recovered, presence });
     }
   }
 
@@ -368,7 +414,7 @@ export class Fanfare {
     }
     this.#tokenRefused = false;
     this.#lastGood = link.transport;
-    this.#remember();
+    this.#remember(this.#memory, { transport: link.transport, until: Date.now() + REMEMBERED_MS });
     this.#setState('connected');
     this.#seekBetter();
     this.#soon('change', () => this.#change());
@@ -403,7 +449,7 @@ export class Fanfare {
     this.#again(link, why);
   }
 
-  /** Whether life goes on without what was tried beside the present connection. */
+  /** Whether life goes on without what was tried. */
   #declined(link, { status, message }) {
     const added = [...link.channels].filter((name) => !this.#link.channels.has(name));
     if (status >= 400 && status < 500 && (status !== 401 || !this.#options.token) && added.length) {
@@ -417,7 +463,6 @@ export class Fanfare {
     return true;
   }
 
-  /** Decides whether, when and how to connect after this. */
   #again(link, why) {
     this.#soon('seek');
     const expired = why.status === 401 || why.reason === 'token_expired';
@@ -434,12 +479,13 @@ export class Fanfare {
     } else if (!why.status && !why.reason && (!link.ready || ++this.#shortLives >= SHORT_LIVES_MAX)) {
       this.#block(link.transport);
     }
+    const allBlocked = this.#order.every((name) => this.#isBlocked(name));
     let ms = 100;
-    if (link.ready || why.status || !this.#order.some((name) => !this.#isBlocked(name))) {
+    if (link.ready || why.status || allBlocked) {
       ms = Math.min(this.#backoffMs * 2 ** this.#attempt++, BACKOFF_MS_MAX);
     }
     ms = why.retryMs ? why.retryMs * (1 + Math.random() / 2) : ms * Math.random();
-    if (this.#order.every((name) => this.#isBlocked(name))) {
+    if (allBlocked) {
       Object.values(this.#blocked).forEach((mark) => (mark.until = 0));
     }
     this.#setState('waiting', why.message);
@@ -457,12 +503,12 @@ export class Fanfare {
     this.#shortLives = 0;
   }
 
-  #rest(state) {
+  #rest(state, reason) {
     this.#drop(this.#link);
     this.#drop(this.#next);
     this.#link = this.#next = undefined;
     Object.keys(this.#timers).forEach((name) => this.#soon(name));
-    this.#setState(state);
+    this.#setState(state, reason);
   }
 
   #wake() {
@@ -476,7 +522,7 @@ export class Fanfare {
   async #freshToken() {
     const { token } = this.#options;
     if (token && !(this.#token?.until > Date.now())) {
-      const text = typeof token === 'function' ? await token().catch(unavailable) : token;
+      const text = typeof token === 'function' ? await token().catch(({ message }) => Promise.reject({ status: 503, message: `no token: ${message}` })) : token;
       const lifeMs = typeof token === 'function' ? lifeOf(text) : Infinity;
       this.#token = { text, until: Date.now() + lifeMs };
       if (lifeMs < 2 ** 31) {
@@ -487,30 +533,30 @@ export class Fanfare {
 
   #renewToken() {
     this.#token = undefined;
+    this.#anew();
+  }
+
+  /** Subscribes again, and is told who is there. */
+  #anew() {
     if (this.#link?.ready) {
+      this.#sid = undefined;
       this.#try(this.#link.transport);
     }
   }
 
-  #recall() {
+  #recall(name) {
     try {
-      const { transport, until } = JSON.parse(this.#storage.getItem(`${this.#url} ${this.#order}`));
-      const at = this.#order.indexOf(transport);
-      if (until > Date.now() && at >= 0) {
-        this.#lastGood = transport;
-        this.#order.slice(0, at).forEach((better) => this.#block(better, SHORT_LIVES_MAX));
-      }
+      return JSON.parse(this.#storage.getItem(name));
     } catch {
-      // Nothing was remembered, or this page may not ask.
+      // There is no memory for this page.
     }
   }
 
-  #remember() {
+  #remember(name, what) {
     try {
-      const memory = { transport: this.#lastGood, until: Date.now() + REMEMBERED_MS };
-      this.#storage.setItem(`${this.#url} ${this.#order}`, JSON.stringify(memory));
+      this.#storage.setItem(name, JSON.stringify(what));
     } catch {
-      // There is no memory, or it is full.
+      // There is no memory for this page.
     }
   }
 
@@ -544,12 +590,21 @@ export class Fanfare {
     }
   }
 
+  /** Tells what a channel says, unless it is to stay dark. */
+  #show(event, detail) {
+    if (!this.#dark) {
+      return this.#emit(event, detail);
+    }
+    this.#dark[event] = (this.#dark[event] ?? 0) + 1;
+    this.#emit('dark', { event, detail });
+  }
+
   #emit(event, detail) {
     this.#listeners[event]?.forEach((listener) => {
       try {
         listener(detail);
       } catch (error) {
-        // A listener's mistake is reported, and costs the others nothing.
+        // A listener's mistake costs the others nothing.
         queueMicrotask(() => {
           throw error;
         });
@@ -557,7 +612,7 @@ export class Fanfare {
     });
   }
 
-  /** Plans something under a name, in place of what was planned under it; with nothing to do, cancels it. */
+  /** Plans something in place of what was planned under this name. */
   #soon(name, act, ms = 0) {
     clearTimeout(this.#timers[name]);
     this.#timers[name] = act && setTimeout(act, ms);
@@ -569,13 +624,13 @@ function isNew(seen, { cursor, event_id: id }) {
   const keys = [cursor, id !== undefined && `#${id}`].filter(Boolean);
   const fresh = keys.every((key) => !seen.has(key));
   keys.forEach((key) => seen.add(key));
-  while (seen.size > SEEN_MAX) {
+  while (seen.size > SEEN_KEYS_MAX) {
     seen.delete(seen.values().next().value);
   }
   return fresh;
 }
 
-/** How long a token is worth using: until a fifth of its life is left, and no longer than 30 s before its end. */
+/** How long a token is worth using: until a fifth of its life, or 30 s, is left. */
 function lifeOf(token) {
   try {
     const { exp, iat } = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
@@ -584,8 +639,4 @@ function lifeOf(token) {
   } catch {
     return Infinity;
   }
-}
-
-function unavailable(error) {
-  throw { status: 503, message: `no token: ${error.message}` };
 }

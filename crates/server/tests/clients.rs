@@ -166,6 +166,15 @@ fn fanfare_js_in_chromium() {
 }
 
 #[test]
+fn fanfare_js_obeys_the_rollout_in_node_and_chromium() {
+    let server = Server::start(&one_app(HISTORY));
+    let mut command = node_command("fanfare-rollout.mjs", &server);
+    // The driver changes the configuration, and has it read again.
+    command.env("FANFARE_CONFIG_FILE", server.config_file()).env("FANFARE_PID", server.pid().to_string());
+    run(command);
+}
+
+#[test]
 fn fanfare_js_loses_nothing_in_a_graceful_restart() {
     fanfare_js_and_a_restart("graceful", "TERM");
 }
