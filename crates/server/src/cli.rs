@@ -6,8 +6,10 @@
 
 mod access;
 mod cluster;
+mod jobs;
 mod listing;
 mod publish;
+mod request;
 mod socket;
 mod subscribe;
 mod token;
@@ -34,6 +36,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Check(args) => listing::check(&args.source()),
         Verb::Apps(args) => listing::apps(&args.source()),
         Verb::Cluster(args) => wait_for(cluster::run(args)),
+        Verb::Jobs(args) => wait_for(jobs::run(args)),
         Verb::Publish(args) => wait_for(publish::run(args)),
         Verb::Subscribe(args) => wait_for(subscribe::run(args)),
         Verb::Token(args) => token::run(args),
@@ -87,6 +90,9 @@ enum Verb {
     /// Publish one event to a channel
     #[command(after_help = publish::EXAMPLES)]
     Publish(publish::PublishArgs),
+    /// Put jobs into queues, work on them, look after them
+    #[command(after_help = jobs::EXAMPLES)]
+    Jobs(jobs::JobsArgs),
     /// Print the events of channels as they come, one line each
     #[command(after_help = subscribe::EXAMPLES)]
     Subscribe(subscribe::SubscribeArgs),

@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "jobs/command_line.rs"]
+mod command_line;
 #[path = "jobs/lists.rs"]
 mod lists;
 #[path = "jobs/refusals.rs"]
