@@ -224,7 +224,8 @@ impl Node {
         let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells: Vec<_> = self.loops.iter().map(|handle| handle.stats.clone()).collect();
         let nodes = self.shared.as_ref().map(|shared| shared.report(report(http, &self.config, cells.clone())));
-        let metrics = Arc::new(Admin::new(self.apps.clone(), cells, answers, readiness.clone(), nodes.clone()));
+        let metrics =
+            Arc::new(Admin::new(self.apps.clone(), cells, answers, readiness.clone(), nodes.clone(), queues.clone()));
         // The admin listener outlives the drain, so that it can be watched.
         let (end, ending) = watch::channel(false);
         tokio::spawn(door::serve_only(self.admin, metrics, ending));

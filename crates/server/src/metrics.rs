@@ -2,6 +2,8 @@
 //!
 //! A scrape sums the cells that the loops own; only answers of the API are counted here.
 
+mod queues;
+
 use std::fmt::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,9 +21,11 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use self::queues::QueueCounts;
 use crate::apps::Apps;
 use crate::edge::door::Http;
 use crate::edge::{Body, LoopStats, Snapshot};
+use crate::queues::Queues;
 use crate::readiness::Readiness;
 use crate::redis::nodes::{Nodes, Server};
 
@@ -30,6 +34,7 @@ use crate::redis::nodes::{Nodes, Server};
 pub struct Admin {
     registry: Registry,
     readiness: Readiness,
+    queues: QueueCounts,
 }
 
 /// Answers to plain HTTP requests, by the first digit of their status.
@@ -51,16 +56,20 @@ impl Admin {
         answers: Arc<Answers>,
         readiness: Readiness,
         nodes: Option<Nodes>,
+        queues: Queues,
     ) -> Self {
         let mut registry = Registry::with_prefix("fanfare");
         registry.register_collector(Box::new(Cells { apps, cells, answers }));
         if let Some(nodes) = nodes {
             registry.register_collector(Box::new(Shards(nodes)));
         }
-        Admin { registry, readiness }
+        let queues = QueueCounts::new(queues);
+        registry.register_collector(Box::new(queues.clone()));
+        Admin { registry, readiness, queues }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    async fn metrics(&self) -> Response<Full<Bytes>> {
+        self.queues.look().await;
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
@@ -75,7 +84,7 @@ impl Http for Admin {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "expected GET").map(Body::from);
         }
         let response = match request.uri().path() {
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics().await,
             "/healthz" => plain(StatusCode::OK, "ok"),
             "/readyz" => match self.readiness.unready() {
                 None => plain(StatusCode::OK, "ready"),

@@ -94,3 +94,16 @@ fn queues_are_listed_with_their_counts_totals_and_limits() {
     assert_eq!((&queue["waiting"], &queue["bytes"], &queue["name"]), (&json!(2), &json!(2), &json!("mail")));
     assert_eq!(server.get("/queues", &[]).json(), json!({"queues": [queue]}));
 }
+
+#[test]
+fn metrics_count_jobs_by_state_and_verb() {
+    let server = server("");
+    fill(&server, 3);
+    let job = server.claim(json!({})).remove(0);
+    server.about(&job, "finish", json!({})).expect(200, "{}");
+    let of = |more: &str| format!("{{app=\"1\",queue=\"mail\"{more}}}");
+    assert_eq!(server.metric(&format!("fanfare_queue_jobs{}", of(",state=\"waiting\""))), 2.0);
+    assert_eq!(server.metric(&format!("fanfare_queue_jobs{}", of(",state=\"finished\""))), 1.0);
+    assert_eq!(server.metric(&format!("fanfare_queue_verbs_total{}", of(",verb=\"put\""))), 3.0);
+    assert_eq!(server.metric(&format!("fanfare_queue_bytes{}", of(""))), 2.0);
+}
