@@ -3,40 +3,73 @@
 //! What a verb does to one job is said in [`job`](crate::job); here is what it does to the queue. Nothing here waits,
 //! locks or writes: stores do.
 //!
+//! A store that keeps what producers and workers wrote elsewhere takes it out of the rows; nothing here looks at it.
+//!
 //! Always true: `index` takes in what `unindex` takes out, and an entry is changed only between the two.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::BuildHasher;
 
 use bytes::Bytes;
 
-use crate::job::{Entry, Failure, JobId, Lease, Spec, State};
-use crate::store::{Claim, Claimed, Counts, Limits, Page, Put, Query, StoreError};
+use crate::job::{Entry, Failure, JobId, Lease, Phase, Spec, State};
+use crate::store::{Claim, Claimed, Counts, Limits, Page, Put, Query, StoreError, Totals};
 
 /// Where a job stands in the queue: places grow with each put and each retry.
-type Place = u64;
+pub(crate) type Place = u64;
 
 /// Entries that one page of a list looks at: what is asked for by key or attempt may be rare.
 const LOOKED_AT_MAX: usize = 10_000;
 
-/// All jobs of a queue.
+/// A job, and what the queue knows of it.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) entry: Entry,
+    pub(crate) place: Place,
+    /// Of its data, wherever that is.
+    pub(crate) bytes: u64,
+    /// The store's own: nothing here reads it.
+    pub(crate) print: u64,
+}
+
+/// What is to be known of a queue besides its jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// The number of the last job. Jobs are numbered without gaps, so a missing one can be named.
+    pub(crate) jobs: u64,
+    /// The last number given to a place or a lease.
+    pub(crate) others: u64,
+    /// The latest time that was ever named.
+    pub(crate) now_ms: u64,
+    pub(crate) totals: Totals,
+}
+
+/// All jobs of a queue. Keys and names are found by their hashes: a page of a tree has room for many, and a clash costs
+/// a comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     limits: Limits,
-    /// The last number given: to a job, a place or a lease.
+    jobs_put: u64,
+    /// The last number given to a place or a lease.
     numbers: u64,
-    jobs: HashMap<JobId, (Entry, Place)>,
-    names: HashMap<Box<str>, JobId>,
+    now_ms: u64,
+    jobs: HashMap<JobId, Box<Row>>,
+    hasher: RandomState,
+    names: BTreeSet<(u64, JobId)>,
     /// Jobs by state, those of longest standing first.
     states: BTreeSet<(State, u64, JobId)>,
     /// Delays and leases by their ends.
     ends: BTreeSet<(u64, JobId)>,
     /// The active jobs of each key, first to last.
-    keys: HashMap<Box<str>, BTreeMap<Place, JobId>>,
+    keys: BTreeSet<(u64, Place, JobId)>,
     /// Jobs that may be claimed.
     ready: BTreeSet<(Reverse<u8>, Place, JobId)>,
     /// What there is and was; kept in step by `unindex` and `index`.
     counts: Counts,
+    /// Jobs that were put, changed or forgotten since somebody took this, if anybody does; with their prints.
+    touched: Option<Vec<(JobId, u64)>>,
 }
 
 impl Index {
@@ -62,13 +95,16 @@ impl Index {
         if fits || jobs == 0 { Ok(()) } else { Err(StoreError::Full { jobs_max, bytes_max }) }
     }
 
-    fn unfinished(&self) -> usize {
+    pub(crate) fn unfinished(&self) -> usize {
         let Counts { waiting, delayed, claimed, stalled, .. } = self.counts;
         (waiting + delayed + claimed + stalled) as usize
     }
 
     fn known(&self, spec: &Spec) -> Option<JobId> {
-        self.names.get(spec.idempotency_key.as_ref()?).copied()
+        let name = spec.idempotency_key.as_ref()?;
+        let hash = self.hasher.hash_one(name);
+        let mut same_hash = self.names.range((hash, JobId(0))..=(hash, JobId(u64::MAX))).map(|(_, id)| *id);
+        same_hash.find(|id| self.jobs[id].entry.job.spec.idempotency_key.as_ref() == Some(name))
     }
 
     fn put_one(&mut self, spec: Spec, now_ms: u64) -> Put {
@@ -76,11 +112,11 @@ impl Index {
             self.counts.totals.known += 1;
             return Put::Known(known);
         }
-        let place = self.next_number();
-        let id = JobId(place);
-        self.names.extend(spec.idempotency_key.clone().map(|name| (name, id)));
+        self.jobs_put += 1;
         self.counts.totals.put += 1;
-        self.index(Entry::new(id, spec, now_ms), place);
+        let (id, place, bytes) = (JobId(self.jobs_put), self.next_number(), spec.data.len() as u64);
+        self.insert(Row { entry: Entry::new(id, spec, now_ms), place, bytes, print: 0 });
+        self.touch(id, 0);
         Put::New(id)
     }
 
@@ -91,13 +127,19 @@ impl Index {
             && let Some((_, _, id)) = self.ready.first().copied()
         {
             let lease = Lease { job: id, number: self.next_number(), until_ms };
-            let (mut entry, place) = self.unindex(id).expect("whatever is ready is in the store");
-            entry.claim(lease, &claim.owner, now_ms);
-            jobs.push((entry.job.clone(), lease));
-            self.index(entry, place);
+            let mut row = self.unindex(id).expect("whatever is ready is in the store");
+            row.entry.claim(lease, &claim.owner, now_ms);
+            jobs.push((row.entry.job.clone(), lease));
+            self.touch(id, row.print);
+            self.index(row);
         }
         self.counts.totals.claimed += jobs.len() as u64;
-        Claimed { jobs, next_ms: self.ends.first().map(|(until_ms, _)| *until_ms) }
+        Claimed { jobs, next_ms: self.next_ms() }
+    }
+
+    /// When the next delay or lease ends.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        self.ends.first().map(|(until_ms, _)| *until_ms)
     }
 
     pub(crate) fn extend(&mut self, lease: Lease, until_ms: u64) -> Result<Lease, StoreError> {
@@ -142,34 +184,50 @@ impl Index {
     }
 
     pub(crate) fn find(&self, id: JobId) -> Result<Entry, StoreError> {
-        self.jobs.get(&id).map(|(entry, _)| entry.clone()).ok_or(StoreError::Unknown(id))
+        self.jobs.get(&id).map(|row| row.entry.clone()).ok_or(StoreError::Unknown(id))
     }
 
     pub(crate) fn list(&self, query: &Query) -> Page {
-        let Query { state, ref since_ms, attempt_min, ref key, after, limit } = *query;
-        if since_ms.is_empty() || limit == 0 {
-            return Page::default();
-        }
-        let first = after.map(|(since_ms, JobId(id))| (since_ms, JobId(id.saturating_add(1))));
-        let from = first.unwrap_or((0, JobId(0))).max((since_ms.start, JobId(0)));
-        let to = (since_ms.end, JobId(0));
         let mut page = Page::default();
-        if from >= to {
-            return page;
-        }
-        let range = (state, from.0, from.1)..(state, to.0, to.1);
         let mut last = None;
-        for (looked_at, (_, since_ms, id)) in self.states.range(range).enumerate() {
-            if page.entries.len() == limit || looked_at == LOOKED_AT_MAX {
+        for (looked_at, (since_ms, id)) in self.candidates(query).enumerate() {
+            if page.entries.len() == query.limit || looked_at == LOOKED_AT_MAX {
                 page.next = last;
                 break;
             }
-            let entry = &self.jobs[id].0;
-            let matches = entry.job.attempt >= attempt_min && (key.is_none() || entry.job.spec.key == *key);
+            let entry = &self.jobs[&id].entry;
+            let matches = entry.job.attempt >= query.attempt_min && is_of(&entry.job.spec, query.key.as_deref());
             page.entries.extend(matches.then(|| entry.clone()));
-            last = Some((*since_ms, *id));
+            last = Some((since_ms, id));
         }
         page
+    }
+
+    /// What a list looks at, in its order: the jobs of its key, if those are active and not too many; or those in its state.
+    fn candidates(&self, query: &Query) -> Box<dyn Iterator<Item = (u64, JobId)> + '_> {
+        let behind = query.after.map_or((0, JobId(0)), |(since_ms, JobId(id))| (since_ms, JobId(id.saturating_add(1))));
+        let (from, to) = (behind.max((query.since_ms.start, JobId(0))), (query.since_ms.end, JobId(0)));
+        if from >= to || query.limit == 0 {
+            return Box::new(std::iter::empty());
+        }
+        if let Some(key) = query.key.as_deref().filter(|_| query.state.is_active()) {
+            let of_key: Vec<_> = self.of_key(key).take(LOOKED_AT_MAX).collect();
+            if of_key.len() < LOOKED_AT_MAX {
+                let entries = of_key.into_iter().map(|(_, id)| &self.jobs[&id].entry);
+                let in_state = entries.filter(|entry| entry.state() == query.state);
+                let mut found: Vec<_> = in_state.map(|entry| (entry.since_ms, entry.job.id)).collect();
+                found.sort_unstable();
+                return Box::new(found.into_iter().filter(move |place| (from..to).contains(place)));
+            }
+        }
+        let range = (query.state, from.0, from.1)..(query.state, to.0, to.1);
+        Box::new(self.states.range(range).map(|(_, since_ms, id)| (*since_ms, *id)))
+    }
+
+    /// Places and numbers of the active jobs of a key, and of keys that have the same hash.
+    fn of_key(&self, key: &str) -> impl Iterator<Item = (Place, JobId)> + '_ {
+        let hash = self.hasher.hash_one(key);
+        self.keys.range((hash, 0, JobId(0))..=(hash, u64::MAX, JobId(u64::MAX))).map(|(_, place, id)| (*place, *id))
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -185,14 +243,16 @@ impl Index {
 
     /// Ends the delays and leases that are over.
     pub(crate) fn pass_time(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
         while let Some((_, id)) = self.ends.first().copied().filter(|(until_ms, _)| *until_ms <= now_ms) {
-            let (mut entry, place) = self.unindex(id).expect("whatever has an end is in the store");
-            let was_claimed = entry.state() == State::Claimed;
-            entry.time_is_up(self.limits.attempts_max);
+            let mut row = self.unindex(id).expect("whatever has an end is in the store");
+            let was_claimed = row.entry.state() == State::Claimed;
+            row.entry.time_is_up(self.limits.attempts_max);
             if was_claimed {
-                self.failed(entry.state());
+                self.failed(row.entry.state());
             }
-            self.index(entry, place);
+            self.touch(id, row.print);
+            self.index(row);
         }
     }
 
@@ -211,17 +271,90 @@ impl Index {
     }
 
     fn forget(&mut self, id: JobId) -> Option<State> {
-        let (entry, _) = self.unindex(id)?;
-        if let Some(name) = &entry.job.spec.idempotency_key {
-            self.names.remove(name);
+        let row = self.unindex(id)?;
+        let spec = &row.entry.job.spec;
+        if let Some(name) = &spec.idempotency_key {
+            self.names.remove(&(self.hasher.hash_one(name), id));
         }
-        self.offer_first(entry.job.spec.key.as_deref());
-        Some(entry.state())
+        self.offer_first(spec.key.as_deref());
+        self.touch(id, row.print);
+        Some(row.entry.state())
+    }
+
+    fn touch(&mut self, id: JobId, print: u64) {
+        self.touched.iter_mut().for_each(|touched| touched.push((id, print)));
     }
 
     fn next_number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
+    }
+
+    // For stores that keep what is here elsewhere too.
+
+    /// From now on it is remembered which jobs change.
+    pub(crate) fn remember_changes(&mut self) {
+        self.touched.get_or_insert_default();
+    }
+
+    /// The jobs that were put, changed or forgotten since the last time, and what their prints were then.
+    pub(crate) fn take_touched(&mut self) -> Vec<(JobId, u64)> {
+        let mut touched = self.touched.as_mut().map(std::mem::take).unwrap_or_default();
+        touched.sort_unstable();
+        touched.dedup();
+        touched
+    }
+
+    /// All jobs.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.jobs.values().map(|row| &**row)
+    }
+
+    /// A job, if it has not been forgotten. Only what the store keeps elsewhere may be changed: data, result and print.
+    pub(crate) fn row_mut(&mut self, id: JobId) -> Option<&mut Row> {
+        self.jobs.get_mut(&id).map(|row| &mut **row)
+    }
+
+    pub(crate) fn numbers(&self) -> Numbers {
+        Numbers { jobs: self.jobs_put, others: self.numbers, now_ms: self.now_ms, totals: self.counts.totals }
+    }
+
+    /// As it was before; with the jobs that `insert` adds.
+    pub(crate) fn set_numbers(&mut self, numbers: Numbers) {
+        (self.jobs_put, self.numbers, self.now_ms) = (numbers.jobs, numbers.others, numbers.now_ms);
+        self.counts.totals = numbers.totals;
+    }
+
+    /// Adds a job behind all others, a new one or one from before.
+    pub(crate) fn insert(&mut self, row: Row) {
+        let Entry { job, .. } = &row.entry;
+        if let Some(name) = &job.spec.idempotency_key {
+            self.names.insert((self.hasher.hash_one(name), job.id));
+        }
+        self.index(Box::new(row));
+    }
+
+    /// The clock went back while nobody looked: what was left of each delay and lease is left now.
+    pub(crate) fn set_clock(&mut self, now_ms: u64) {
+        let back_ms = self.now_ms.saturating_sub(now_ms);
+        if back_ms == 0 {
+            return;
+        }
+        self.now_ms = now_ms;
+        let entries = self.jobs.values().map(|row| &row.entry);
+        let ahead = entries.filter(|entry| entry.until_ms().is_some() || entry.since_ms > now_ms);
+        let ahead: Vec<_> = ahead.map(|entry| entry.job.id).collect();
+        for id in ahead {
+            let mut row = self.unindex(id).expect("it was just seen");
+            row.entry.since_ms = row.entry.since_ms.min(now_ms);
+            if let Phase::Delayed { until_ms } | Phase::Claimed { lease: Lease { until_ms, .. }, .. } =
+                &mut row.entry.phase
+            {
+                *until_ms = until_ms.saturating_sub(back_ms);
+            }
+            self.touch(id, row.print);
+            self.index(row);
+        }
     }
 
     // The indexes.
@@ -232,66 +365,75 @@ impl Index {
         id: JobId,
         verb: impl FnOnce(&mut Entry) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let (mut entry, place) = self.unindex(id).ok_or(StoreError::Unknown(id))?;
-        let was_active = entry.is_active();
-        let done = verb(&mut entry);
-        let place = if entry.is_active() && !was_active { self.next_number() } else { place };
-        self.index(entry, place);
+        let mut row = self.unindex(id).ok_or(StoreError::Unknown(id))?;
+        let was_active = row.entry.is_active();
+        let done = verb(&mut row.entry);
+        if row.entry.is_active() && !was_active {
+            row.place = self.next_number();
+        }
+        if done.is_ok() {
+            self.touch(id, row.print);
+        }
+        self.index(row);
         done
     }
 
-    fn unindex(&mut self, id: JobId) -> Option<(Entry, Place)> {
-        let (entry, place) = self.jobs.remove(&id)?;
-        let spec = &entry.job.spec;
-        self.states.remove(&(entry.state(), entry.since_ms, id));
-        self.count(&entry, |count, n| *count -= n);
-        self.ready.remove(&(Reverse(spec.priority), place, id));
-        if let Some(until_ms) = entry.until_ms() {
+    fn unindex(&mut self, id: JobId) -> Option<Box<Row>> {
+        let row = self.jobs.remove(&id)?;
+        let spec = &row.entry.job.spec;
+        self.states.remove(&(row.entry.state(), row.entry.since_ms, id));
+        self.count(&row, |count, n| *count -= n);
+        self.ready.remove(&(Reverse(spec.priority), row.place, id));
+        if let Some(until_ms) = row.entry.until_ms() {
             self.ends.remove(&(until_ms, id));
         }
-        if let Some(places) = spec.key.as_ref().and_then(|key| self.keys.get_mut(key)) {
-            places.remove(&place);
+        if let Some(key) = &spec.key {
+            self.keys.remove(&(self.hasher.hash_one(key), row.place, id));
         }
-        Some((entry, place))
+        Some(row)
     }
 
-    fn index(&mut self, entry: Entry, place: Place) {
-        let (id, state, key) = (entry.job.id, entry.state(), entry.job.spec.key.clone());
+    fn index(&mut self, row: Box<Row>) {
+        let (entry, place) = (&row.entry, row.place);
+        let (id, state, spec) = (entry.job.id, entry.state(), &entry.job.spec);
         self.states.insert((state, entry.since_ms, id));
-        self.count(&entry, |count, n| *count += n);
+        self.count(&row, |count, n| *count += n);
         self.ends.extend(entry.until_ms().map(|until_ms| (until_ms, id)));
+        let key = spec.key.clone();
         match &key {
-            Some(key) if entry.is_active() => _ = self.keys.entry(key.clone()).or_default().insert(place, id),
-            None if state == State::Waiting => _ = self.ready.insert((Reverse(entry.job.spec.priority), place, id)),
+            Some(key) if entry.is_active() => _ = self.keys.insert((self.hasher.hash_one(key), place, id)),
+            None if state == State::Waiting => _ = self.ready.insert((Reverse(spec.priority), place, id)),
             _ => {}
         }
-        self.jobs.insert(id, (entry, place));
+        self.jobs.insert(id, row);
         self.offer_first(key.as_deref());
     }
 
     /// The first active job of a key may be claimed, once it waits.
     fn offer_first(&mut self, key: Option<&str>) {
-        let Some((key, places)) = key.and_then(|key| self.keys.get_key_value(key)) else { return };
-        let Some((place, id)) = places.first_key_value() else {
-            let key = key.clone();
-            self.keys.remove(&key);
-            return;
-        };
-        let entry = &self.jobs[id].0;
+        let Some(key) = key else { return };
+        let first = self.of_key(key).find(|(_, id)| is_of(&self.jobs[id].entry.job.spec, Some(key)));
+        let Some((place, id)) = first else { return };
+        let entry = &self.jobs[&id].entry;
         if entry.state() == State::Waiting {
-            self.ready.insert((Reverse(entry.job.spec.priority), *place, *id));
+            self.ready.insert((Reverse(entry.job.spec.priority), place, id));
         }
     }
 
-    fn count(&mut self, entry: &Entry, change: fn(&mut u64, u64)) {
+    fn count(&mut self, row: &Row, change: fn(&mut u64, u64)) {
         let Counts { waiting, delayed, claimed, stalled, kept, bytes, .. } = &mut self.counts;
-        match entry.state() {
+        match row.entry.state() {
             State::Waiting => change(waiting, 1),
             State::Delayed => change(delayed, 1),
             State::Claimed => change(claimed, 1),
             State::Stalled => change(stalled, 1),
             State::Finished => return change(kept, 1),
         }
-        change(bytes, entry.job.spec.data.len() as u64);
+        change(bytes, row.bytes);
     }
+}
+
+/// Whether a job is of this key, if it matters.
+fn is_of(spec: &Spec, key: Option<&str>) -> bool {
+    key.is_none() || spec.key.as_deref() == key
 }

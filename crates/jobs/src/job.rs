@@ -111,6 +111,11 @@ impl State {
     /// All there are.
     pub const ALL: [State; 5] = [State::Waiting, State::Delayed, State::Claimed, State::Finished, State::Stalled];
 
+    /// Whether a job in it holds later jobs of its key.
+    pub fn is_active(self) -> bool {
+        matches!(self, State::Waiting | State::Delayed | State::Claimed)
+    }
+
     /// As it is written in requests and answers.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -196,7 +201,7 @@ impl Entry {
 
     /// Whether it holds later jobs of its key.
     pub fn is_active(&self) -> bool {
-        matches!(self.state(), State::Waiting | State::Delayed | State::Claimed)
+        self.state().is_active()
     }
 
     /// A delay or a lease ends at its time, whenever somebody looks. A lease that ends was an attempt.

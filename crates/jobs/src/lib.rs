@@ -5,6 +5,7 @@
 //!
 //! Not here: channels, subscribers, sockets, and the clock: times are handed in, in milliseconds of the caller's choice.
 
+pub mod disk;
 mod index;
 pub mod job;
 pub mod memory;
@@ -13,6 +14,7 @@ pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use disk::{Damage, Disk, DiskError};
 pub use job::{Entry, Failure, Job, JobId, Kind, Lease, Phase, Spec, State};
 pub use memory::MemoryStore;
 pub use store::{Claim, Claimed, Counts, JobStore, Limits, Page, Put, Query, StoreError, Totals};

@@ -53,7 +53,15 @@ impl JobStore for MemoryStore {
     }
 
     async fn extend(&self, lease: Lease, until_ms: u64, now_ms: u64) -> Result<Lease, StoreError> {
-        self.waking(now_ms, |index| index.extend(lease, until_ms))
+        let mut index = self.index_at(now_ms);
+        let next_ms = index.next_ms();
+        let extended = index.extend(lease, until_ms);
+        let sooner = index.next_ms() < next_ms;
+        drop(index);
+        if sooner {
+            self.wakes.send_replace(());
+        }
+        extended
     }
 
     async fn finish(&self, lease: Lease, result: Bytes, now_ms: u64) -> Result<(), StoreError> {

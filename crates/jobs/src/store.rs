@@ -152,6 +152,13 @@ pub struct Totals {
     pub retracted: u64,
 }
 
+impl Totals {
+    /// Jobs that are still there to be finished.
+    pub fn unfinished(&self) -> u64 {
+        self.put.saturating_sub(self.finished + self.retracted)
+    }
+}
+
 /// Why a store did not do what it was asked to. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {

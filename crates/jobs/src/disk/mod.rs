@@ -1,0 +1,214 @@
+//! Queues on disk: all that was answered is there after a crash, or the store says what is not.
+//!
+//! The folder holds `db` (fjall's), `mark` (how far the journal went), `format` and `lock`. One thread writes for all queues
+//! (`committer`); what jobs carry stays on disk, and what is needed to find them is in memory ([`crate::index`]).
+//!
+//! Not here: what a verb does to a job or a queue.
+
+mod committer;
+mod folder;
+mod journal;
+mod load;
+mod mark;
+mod queue;
+mod repair;
+mod rows;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use tokio::sync::mpsc;
+
+use crate::index::Index;
+use crate::store::{JobStore, Limits};
+use committer::{Committer, Message, Room};
+use folder::Folder;
+pub use load::Damage;
+use load::Loaded;
+use mark::{Mark, MarkFile};
+use queue::{DiskQueue, Queue, Reader};
+
+/// Verbs that wait for the thread, at most; whoever comes then waits too.
+const MESSAGES_MAX: usize = 4_096;
+
+/// Bytes that are left on the disk when jobs are not accepted any more.
+pub const RESERVE_BYTES: u64 = 256 << 20;
+
+/// Numbers that are left out when a store is opened: leases that were only handed to the system may have had them.
+const NUMBERS_SKIPPED: u64 = 1 << 32;
+
+/// Bytes of new rows that are kept in memory until they go into a table.
+const MEMTABLE_BYTES: u64 = 32 << 20;
+
+/// Why a folder is not opened. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Another process has it.
+    #[error("{} is held by {owner}", path.display())]
+    Locked {
+        /// The file that is locked.
+        path: PathBuf,
+        /// Who has it, as they wrote.
+        owner: Box<str>,
+    },
+    /// It is no folder of ours, or of another version.
+    #[error("{} says {found:?}, but this version reads {expected:?}", path.display())]
+    Format {
+        /// The file that says so.
+        path: PathBuf,
+        /// What it says.
+        found: Box<str>,
+        /// What it should.
+        expected: &'static str,
+    },
+    /// Something that was acknowledged is missing. [`Disk::repair`] goes on without it.
+    #[error("the queues are damaged: {0}")]
+    Damaged(Damage),
+    /// The disk or its rights.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A folder of queues. Its queues are closed when it is dropped.
+pub struct Disk {
+    queues: Mutex<HashMap<Box<str>, Arc<Queue>>>,
+    messages: mpsc::Sender<Message>,
+    reader: Reader,
+    committer: Option<JoinHandle<()>>,
+    _folder: Folder,
+}
+
+impl Disk {
+    /// Opens a folder, or makes it.
+    pub fn open(path: &Path) -> Result<Disk, DiskError> {
+        Disk::open_with(path, RESERVE_BYTES)
+    }
+
+    /// Opens a folder on whose disk so many bytes are kept free.
+    pub fn open_with(path: &Path, reserve_bytes: u64) -> Result<Disk, DiskError> {
+        let folder = Folder::open(path)?;
+        let mark = mark::read(&folder.mark());
+        let whole =
+            if folder.database().exists() { check_journals(&folder, mark.as_ref())? } else { Damage::default() };
+        if !whole.is_none() {
+            return Err(DiskError::Damaged(whole));
+        }
+        let (database, tables) = open_database(&folder.database())?;
+        let loaded = load::load(&tables, mark.as_ref());
+        if !loaded.damage.is_none() {
+            return Err(DiskError::Damaged(loaded.damage));
+        }
+        let room = Room::new(path, reserve_bytes)?;
+        let mark_file = MarkFile::open(&folder.mark())?;
+        let jobs = loaded.queues.iter().map(|queue| (queue.number, queue.index.numbers().jobs)).collect();
+        let reader = Reader(Arc::new(Mutex::new(Some(tables.clone()))));
+        let commit = loaded.commit;
+        let committer = Committer { database, tables, mark_file, commit, jobs, room, failed: None };
+        let (messages, receiver) = mpsc::channel(MESSAGES_MAX);
+        let thread = std::thread::Builder::new().name("queues".into()).spawn(move || committer.run(receiver))?;
+        let queues = Mutex::new(queues(loaded));
+        Ok(Disk { queues, messages, reader, committer: Some(thread), _folder: folder })
+    }
+
+    /// Goes on without what is missing, and says what that is. The folder as it was stays beside, as `damaged-…`.
+    pub fn repair(path: &Path) -> Result<Damage, DiskError> {
+        repair::repair(&Folder::open(path)?)
+    }
+
+    /// A queue: one that is there, or a new one.
+    pub fn queue(&self, name: &str, limits: Limits) -> Arc<dyn JobStore> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = queues.values().map(|queue| queue.number).max().unwrap_or(0);
+        let queue = queues.entry(name.into()).or_insert_with(|| {
+            let mut index = Index::new(limits);
+            index.remember_changes();
+            Arc::new(Queue::new(last + 1, name.into(), index, 0, false))
+        });
+        queue.held().index.set_limits(limits);
+        Arc::new(DiskQueue { queue: queue.clone(), acts: self.messages.clone(), reader: self.reader.clone() })
+    }
+
+    /// The names of all queues that are there, whether anybody still uses them or not.
+    pub fn names(&self) -> Vec<Box<str>> {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<_> = queues.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // The thread is asked first in turn: what was handed to it before is written.
+        let mut message = Message::Close;
+        while let Err(mpsc::error::TrySendError::Full(unsent)) = self.messages.try_send(message) {
+            message = unsent;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        if let Some(thread) = self.committer.take() {
+            _ = thread.join();
+        }
+        self.reader.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn queues(loaded: Loaded) -> HashMap<Box<str>, Arc<Queue>> {
+    let queue = |mut stored: load::Stored| {
+        let mut numbers = stored.index.numbers();
+        numbers.others += NUMBERS_SKIPPED;
+        stored.index.set_numbers(numbers);
+        let name = stored.name.clone();
+        (name, Arc::new(Queue::new(stored.number, stored.name, stored.index, stored.sum, true)))
+    };
+    loaded.queues.into_iter().map(queue).collect()
+}
+
+/// Whether the journals are whole as far as they were acknowledged. A tail that was not is cut off.
+fn check_journals(folder: &Folder, mark: Option<&Mark>) -> Result<Damage, DiskError> {
+    let acknowledged = mark.map_or(u64::MAX, |mark| mark.commit);
+    let mut damage = Damage::default();
+    let journals = journal::journals(&folder.database())?;
+    let mut last = None;
+    for (number, path) in journals.iter().enumerate() {
+        let found = journal::look_through(&std::fs::read(path)?);
+        let Some(bad) = found.bad.first().copied() else {
+            last = found.good.iter().rev().find_map(|(_, commit)| *commit).or(last);
+            continue;
+        };
+        let commits = |is_before: bool| found.good.iter().filter(move |(range, _)| (range.start < bad) == is_before);
+        last = commits(true).rev().find_map(|(_, commit)| *commit).or(last);
+        let is_tail = number + 1 == journals.len() && !commits(false).any(|(_, commit)| *commit <= Some(acknowledged));
+        if is_tail && last.is_some_and(|last| last >= acknowledged) {
+            let file = std::fs::OpenOptions::new().write(true).open(path)?;
+            file.set_len(bad as u64)?;
+            file.sync_all()?;
+        } else if !is_tail || last.is_some() {
+            let (path, last) = (path.display(), last.unwrap_or(0));
+            damage.add(format!("{path} is damaged at byte {bad}, behind commit {last}"));
+        }
+    }
+    Ok(damage)
+}
+
+/// fjall's own checks may fail by panicking.
+fn open_database(path: &Path) -> Result<(Database, Keyspace), DiskError> {
+    let open = || {
+        let database = Database::builder(path).worker_threads(2).cache_size(32 << 20).open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let tables = database.keyspace("queues", options)?;
+        Ok((database, tables))
+    };
+    let opened: Result<_, fjall::Error> = std::panic::catch_unwind(open).unwrap_or(Err(fjall::Error::Unrecoverable));
+    opened.map_err(|error| match error {
+        fjall::Error::Io(error) => DiskError::Io(error),
+        error => {
+            let mut damage = Damage::default();
+            damage.add(format!("{} cannot be opened: {error}", path.display()));
+            DiskError::Damaged(damage)
+        }
+    })
+}
