@@ -22,7 +22,9 @@
 //! Not here: waiting, sinks, the clock, sockets; and what a channel's name may be: a rule is handed in.
 
 mod compile;
+mod condition;
 mod counts;
+mod hash;
 mod params;
 mod path;
 pub mod record;
@@ -41,12 +43,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use compile::{ChannelRule, Secret, Shared, Table, Written, Wrong, compile};
+pub use compile::{ChannelRule, Place, Secret, Shared, Table, Written, Wrong, compile};
+pub use condition::Condition;
 pub use counts::{Counts, Tally};
 pub use record::{Body, Fields, Lap, Record, RecordId, Route, Unsayable};
 pub use registry::reference;
 pub use sealing::Sealer;
 pub use stage::{At, Failed, Hold, OnError, Outcome, Reason, Stage};
+pub use stages::compare::Comparisons;
 
 /// Records that one job may become in all: a split of splits is bounded too.
 pub const RECORDS_MAX: usize = 10_000;

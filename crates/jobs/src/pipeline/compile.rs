@@ -14,6 +14,7 @@ use super::counts::Counts;
 use super::params::{Bad, Params};
 use super::registry::{self, COMMON, Need, Reads, StageKind};
 use super::stage::OnError;
+use super::stages::compare::Comparisons;
 use super::{Pipeline, Slot};
 
 /// A stage as it is written.
@@ -50,6 +51,8 @@ pub struct Shared {
     pub copies_to: BTreeSet<String>,
     /// Where files are that are named without a whole path.
     pub folder: PathBuf,
+    /// Where pipelines leave what others are compared with.
+    pub comparisons: Arc<Comparisons>,
     /// What a channel's name may be.
     pub channel_rule: ChannelRule,
     /// Whether stages may do harm on purpose.
@@ -64,6 +67,7 @@ impl Default for Shared {
             keys: BTreeMap::new(),
             copies_to: BTreeSet::new(),
             folder: PathBuf::new(),
+            comparisons: Arc::default(),
             channel_rule: Arc::new(|_| Ok(())),
             faults: false,
         }
@@ -97,7 +101,7 @@ pub struct Wrong {
     /// The pipeline.
     pub pipeline: String,
     /// The stage, if it is one.
-    pub stage: Option<Place>,
+    pub stage: Option<Box<Place>>,
     /// The key in the stage's table, if it is one.
     pub key: Option<String>,
     /// What is wrong.
@@ -107,7 +111,8 @@ pub struct Wrong {
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pipeline {}", self.pipeline)?;
-        if let Some(Place { list, index, what }) = &self.stage {
+        if let Some(place) = &self.stage {
+            let Place { list, index, what } = &**place;
             write!(f, ", stage {} ({what})", index + 1)?;
             if let Some(list) = list {
                 write!(f, " of the list {list}")?;
@@ -145,7 +150,7 @@ impl Compiler<'_> {
             let place = Place { list: list.map(str::to_owned), index, what };
             self.one(table, &place, depth).map_err(|error| match error {
                 Error::Bad(Bad { key, message }) => {
-                    Wrong { pipeline: self.written.name.clone(), stage: Some(place), key, message }
+                    Wrong { pipeline: self.written.name.clone(), stage: Some(Box::new(place)), key, message }
                 }
                 Error::Wrong(wrong) => wrong,
             })?;
@@ -189,7 +194,8 @@ impl Compiler<'_> {
         if self.slots.len() == STAGES_MAX {
             return Err(Bad { key: None, message: format!("a pipeline has {STAGES_MAX} stages at most") });
         }
-        let params = Params { kind, table, shared: self.shared, pipeline: &self.written.name };
+        let Written { name, queue, .. } = self.written;
+        let params = Params { kind, table, shared: self.shared, pipeline: name, queue };
         let stage = (kind.build)(&params)?;
         let name = self.name(table, place)?;
         let on_error = on_error(kind, table)?;

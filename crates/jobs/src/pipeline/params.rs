@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use serde_json::Value;
 
 use super::compile::{Secret, Shared, Table};
+use super::condition::Condition;
 use super::path::Path;
 use super::record::Fields;
 use super::registry::{Need, StageKind};
@@ -33,6 +34,7 @@ pub(super) struct Params<'a> {
     pub(super) table: &'a Table,
     pub(super) shared: &'a Shared,
     pub(super) pipeline: &'a str,
+    pub(super) queue: &'a str,
 }
 
 impl Params<'_> {
@@ -140,10 +142,16 @@ impl Params<'_> {
         self.needed(key, template)
     }
 
+    pub(super) fn condition(&self, key: &'static str) -> Result<Condition, Bad> {
+        Condition::parse(&self.text(key)?).map_err(|message| Bad::at(key, message))
+    }
+
     /// One of the configuration's keys, by the name that stands here.
     pub(super) fn secret(&self, key: &'static str) -> Result<(String, &Secret), Bad> {
         let name = self.text(key)?;
-        let secret = self.shared.keys.get(&name).ok_or_else(|| Bad::at(key, format!("there is no key named `{name}`")));
-        Ok((name, secret?))
+        match self.shared.keys.get(&name) {
+            Some(secret) => Ok((name, secret)),
+            None => Err(Bad::at(key, format!("there is no key named `{name}`"))),
+        }
     }
 }

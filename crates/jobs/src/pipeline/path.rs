@@ -59,3 +59,28 @@ impl std::fmt::Display for Path {
         f.write_str(&self.0.join("."))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_path_leads_through_objects() {
+        let mut value = json!({ "a": { "b": 1 }, "c": "text" });
+        let fields = value.as_object_mut().expect("it is an object");
+        let path = |text| Path::parse(text).expect("it is a path");
+        assert_eq!(path("a.b").get(fields), Some(&json!(1)));
+        assert_eq!((path("a.x").get(fields), path("c.x").get(fields)), (None, None));
+        assert_eq!(path("x.y").remove(fields), None);
+        assert_eq!(path("n.e.w").set(fields, json!(2)), Ok(()));
+        assert_eq!(path("a.b").remove(fields), Some(json!(1)));
+        let error = path("c.x").set(fields, json!(3));
+        assert_eq!(error, Err("c.x has no place: c is not an object".into()));
+        assert_eq!(value, json!({ "a": {}, "c": "text", "n": { "e": { "w": 2 } } }));
+        for wrong in ["", ".", "a.", ".a", "a..b"] {
+            assert!(Path::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -84,8 +84,22 @@ pub(super) const COMMON: &[Key] = &[
 /// Kinds of stages under a title.
 type Group = (&'static str, &'static [&'static [StageKind]]);
 
-const GROUPS: &[Group] =
-    &[("Decode", &[stages::decode::KINDS]), ("Compute", &[stages::text::KINDS]), ("Route", &[stages::route::KINDS])];
+const GROUPS: &[Group] = &[
+    ("Decode", &[stages::decode::KINDS, stages::schema::KINDS]),
+    (
+        "Compute",
+        &[
+            stages::fields::KINDS,
+            stages::text::KINDS,
+            stages::lookup::KINDS,
+            stages::flow::KINDS,
+            stages::memory::KINDS,
+        ],
+    ),
+    ("Protect", &[stages::protect::KINDS]),
+    ("Route", &[stages::route::KINDS]),
+    ("Observe", &[stages::observe::KINDS, stages::compare::KINDS, stages::fault::KINDS]),
+];
 
 /// All kinds of stages.
 pub(super) fn kinds() -> impl Iterator<Item = &'static StageKind> {
@@ -138,5 +152,40 @@ fn table(page: &mut String, keys: &[Key]) {
             Need::Default(json) => format!("`{json}`"),
         };
         let _ = writeln!(page, "| `{}` | {} | {default} | {} |", key.name, key.form, key.doc);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_is_told_apart_and_its_defaults_can_be_read() {
+        let names: BTreeSet<_> = kinds().map(|kind| kind.name).collect();
+        assert_eq!(names.len(), kinds().count());
+        for kind in kinds() {
+            let keys: BTreeSet<_> = COMMON.iter().chain(kind.keys).map(|key| key.name).collect();
+            assert_eq!(keys.len(), COMMON.len() + kind.keys.len(), "{}", kind.name);
+            for key in kind.keys {
+                if let Need::Default(json) = key.need {
+                    assert!(serde_json::from_str::<serde_json::Value>(json).is_ok(), "{} {}", kind.name, key.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_reference_names_every_kind_and_key() {
+        let page = reference();
+        for kind in kinds() {
+            let at = page.find(&format!("\n### `{}`\n", kind.name)).expect(kind.name);
+            let section = page[at + 1..].split("\n### ").next().expect("a split has a first part");
+            for key in kind.keys {
+                assert!(section.contains(&format!("| `{}` |", key.name)), "{} {}", kind.name, key.name);
+            }
+        }
+        assert!(!page.contains("  \n") && !page.contains("\n\n\n"));
     }
 }

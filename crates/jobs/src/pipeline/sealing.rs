@@ -46,3 +46,27 @@ impl fmt::Debug for Sealer {
         f.write_str("Sealer(…)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// As a client does it that was given the channel's secret.
+    #[test]
+    fn what_was_sealed_can_be_opened_with_the_secret_of_its_channel() {
+        let sealer = Sealer::new([7; 32]);
+        let sealed = sealer.seal("private-encrypted-a", "hello ü").expect("there is randomness");
+        let open = |channel: &str| {
+            let sealed: Value = serde_json::from_str(&sealed).expect("it is JSON");
+            let bytes =
+                |key: &str| BASE64_STANDARD.decode(sealed[key].as_str().expect("it is text")).expect("it is Base64");
+            let secret = Sha256::digest([channel.as_bytes(), &[7; 32]].concat());
+            XSalsa20Poly1305::new(&secret).decrypt(Nonce::from_slice(&bytes("nonce")), &bytes("ciphertext")[..])
+        };
+        assert_eq!(open("private-encrypted-a").expect("it opens"), "hello ü".as_bytes());
+        assert!(open("private-encrypted-b").is_err());
+        assert_ne!(sealer.seal("private-encrypted-a", "hello ü"), Ok(sealed), "a nonce is used once");
+    }
+}
