@@ -5,11 +5,13 @@
 //!
 //! Not here: channels, subscribers, sockets, and the clock: times are handed in, in milliseconds of the caller's choice.
 
+mod backoff;
 pub mod disk;
 mod index;
 pub mod job;
 pub mod memory;
 pub mod pipeline;
+pub mod sinks;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -44,10 +44,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use compile::{ChannelRule, Place, Secret, Shared, Table, Written, Wrong, compile};
+pub(crate) use compile::{check_keys, suggest};
 pub use condition::Condition;
 pub use counts::{Counts, Tally};
+pub use params::{Bad, Params};
 pub use record::{Body, Fields, Lap, Record, RecordId, Route, Unsayable};
-pub use registry::reference;
+pub(crate) use registry::table;
+pub use registry::{Key, Need, default, optional, reference, required};
 pub use sealing::Sealer;
 pub use stage::{At, Failed, Hold, OnError, Outcome, Reason, Stage};
 pub use stages::compare::Comparisons;

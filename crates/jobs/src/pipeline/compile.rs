@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::counts::Counts;
 use super::params::{Bad, Params};
-use super::registry::{self, COMMON, Need, Reads, StageKind};
+use super::registry::{self, COMMON, Key, Need, Reads, StageKind};
 use super::stage::OnError;
 use super::stages::compare::Comparisons;
 use super::{Pipeline, Slot};
@@ -84,14 +84,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a written stage is: in its pipeline's own list, or in a shared one.
+/// Where a written stage or sink is: in its pipeline's own list, or in a shared one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The shared list's name.
     pub list: Option<String>,
     /// Its index there, from 0.
     pub index: usize,
-    /// The stage's kind, or the list that it names, as written.
+    /// Its kind, or the list that it names, as written.
     pub what: String,
 }
 
@@ -102,7 +102,9 @@ pub struct Wrong {
     pub pipeline: String,
     /// The stage, if it is one.
     pub stage: Option<Box<Place>>,
-    /// The key in the stage's table, if it is one.
+    /// The sink, if it is one.
+    pub sink: Option<Box<Place>>,
+    /// The key in the table of either, if it is one.
     pub key: Option<String>,
     /// What is wrong.
     pub message: String,
@@ -117,6 +119,9 @@ impl fmt::Display for Wrong {
             if let Some(list) = list {
                 write!(f, " of the list {list}")?;
             }
+        }
+        if let Some(Place { index, what, .. }) = self.sink.as_deref() {
+            write!(f, ", sink {} ({what})", index + 1)?;
         }
         if let Some(key) = &self.key {
             write!(f, ", key {key}")?;
@@ -150,7 +155,8 @@ impl Compiler<'_> {
             let place = Place { list: list.map(str::to_owned), index, what };
             self.one(table, &place, depth).map_err(|error| match error {
                 Error::Bad(Bad { key, message }) => {
-                    Wrong { pipeline: self.written.name.clone(), stage: Some(Box::new(place)), key, message }
+                    let (pipeline, stage) = (self.written.name.clone(), Some(Box::new(place)));
+                    Wrong { pipeline, stage, sink: None, key, message }
                 }
                 Error::Wrong(wrong) => wrong,
             })?;
@@ -189,13 +195,13 @@ impl Compiler<'_> {
             let message = format!("there is no stage `{kind}`");
             Bad::at("stage", suggest(message, kind, registry::kinds().map(|kind| kind.name)))
         })?;
-        check_keys(kind, table)?;
+        check_keys(kind.name, COMMON, kind.keys, table)?;
         self.check_order(kind)?;
         if self.slots.len() == STAGES_MAX {
             return Err(Bad { key: None, message: format!("a pipeline has {STAGES_MAX} stages at most") });
         }
         let Written { name, queue, .. } = self.written;
-        let params = Params { kind, table, shared: self.shared, pipeline: name, queue };
+        let params = Params { keys: kind.keys, table, shared: self.shared, pipeline: name, queue };
         let stage = (kind.build)(&params)?;
         let name = self.name(table, place)?;
         let on_error = on_error(kind, table)?;
@@ -231,10 +237,10 @@ impl Compiler<'_> {
 }
 
 /// Unknown keys, and missing ones.
-fn check_keys(kind: &StageKind, table: &Table) -> Result<(), Bad> {
-    let known = || COMMON.iter().chain(kind.keys);
+pub(crate) fn check_keys(kind: &str, common: &[Key], keys: &[Key], table: &Table) -> Result<(), Bad> {
+    let known = || common.iter().chain(keys);
     if let Some(key) = table.keys().find(|key| !known().any(|known| known.name == *key)) {
-        let message = format!("`{}` has no such key", kind.name);
+        let message = format!("`{kind}` has no such key");
         return Err(Bad::at(key, suggest(message, key, known().map(|known| known.name))));
     }
     let missing = known().find(|key| matches!(key.need, Need::Required) && !table.contains_key(key.name));
@@ -247,7 +253,8 @@ fn on_error(kind: &StageKind, table: &Table) -> Result<OnError, Bad> {
     found.ok_or_else(|| Bad::at("on_error", "takes retry, dead_letter, drop or pass"))
 }
 
-fn suggest<'a>(message: String, wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
+/// A message, and the known name that may have been meant.
+pub(crate) fn suggest<'a>(message: String, wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
     match registry::nearest(wrong, known) {
         Some(near) => format!("{message}; did you mean `{near}`?"),
         None => message,

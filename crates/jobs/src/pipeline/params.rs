@@ -1,6 +1,6 @@
-//! What a stage is given: its table, read as the kinds of values that stages take.
+//! What a stage or a sink is given: its table, read as the kinds of values that they take.
 //!
-//! Always true: a key is read only if the stage's kind names it, so the reference leaves none out.
+//! Always true: a key is read only if the kind names it, so the reference leaves none out.
 
 use std::ops::RangeInclusive;
 
@@ -10,38 +10,40 @@ use super::compile::{Secret, Shared, Table};
 use super::condition::Condition;
 use super::path::Path;
 use super::record::Fields;
-use super::registry::{Need, StageKind};
+use super::registry::{Key, Need};
 use super::template::Template;
 
-/// What is wrong with a stage's table.
+/// What is wrong with a stage's or a sink's table.
 #[derive(Debug)]
-pub(super) struct Bad {
+pub struct Bad {
     /// At which key, if at one.
-    pub(super) key: Option<String>,
+    pub key: Option<String>,
     /// What.
-    pub(super) message: String,
+    pub message: String,
 }
 
 impl Bad {
-    pub(super) fn at(key: &str, message: impl Into<String>) -> Bad {
+    /// What is wrong with this key.
+    pub fn at(key: &str, message: impl Into<String>) -> Bad {
         Bad { key: Some(key.into()), message: message.into() }
     }
 }
 
-/// A stage's table, and what its pipeline is compiled with.
-pub(super) struct Params<'a> {
-    pub(super) kind: &'static StageKind,
-    pub(super) table: &'a Table,
-    pub(super) shared: &'a Shared,
-    pub(super) pipeline: &'a str,
-    pub(super) queue: &'a str,
+/// The table of a stage or a sink, and what its pipeline is compiled with.
+pub struct Params<'a> {
+    /// The keys of its kind.
+    pub(crate) keys: &'static [Key],
+    pub(crate) table: &'a Table,
+    pub(crate) shared: &'a Shared,
+    pub(crate) pipeline: &'a str,
+    pub(crate) queue: &'a str,
 }
 
 impl Params<'_> {
     /// A key's value: as written, or its default.
-    pub(super) fn value(&self, key: &'static str) -> Option<Value> {
-        let known = self.kind.keys.iter().find(|known| known.name == key);
-        debug_assert!(known.is_some(), "{} does not name its key {key}", self.kind.name);
+    pub fn value(&self, key: &'static str) -> Option<Value> {
+        let known = self.keys.iter().find(|known| known.name == key);
+        debug_assert!(known.is_some(), "the kind does not name its key {key}");
         let default = || match known?.need {
             Need::Default(json) => Some(serde_json::from_str(json).expect("defaults are JSON")),
             Need::Required | Need::Optional => None,
@@ -59,21 +61,25 @@ impl Params<'_> {
         value.ok_or_else(|| Bad::at(key, "is required"))
     }
 
-    pub(super) fn opt_text(&self, key: &'static str) -> Result<Option<String>, Bad> {
+    /// A string, if there is one.
+    pub fn opt_text(&self, key: &'static str) -> Result<Option<String>, Bad> {
         self.read(key, "a string", |value| value.as_str().map(str::to_owned))
     }
 
-    pub(super) fn text(&self, key: &'static str) -> Result<String, Bad> {
+    /// A string.
+    pub fn text(&self, key: &'static str) -> Result<String, Bad> {
         let text = self.opt_text(key)?;
         self.needed(key, text)
     }
 
-    pub(super) fn opt_number(&self, key: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, Bad> {
+    /// A number in this range, if there is one.
+    pub fn opt_number(&self, key: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, Bad> {
         let form = format!("a whole number from {} to {}", range.start(), range.end());
         self.read(key, &form, |value| value.as_u64().filter(|number| range.contains(number)))
     }
 
-    pub(super) fn number(&self, key: &'static str, range: RangeInclusive<u64>) -> Result<u64, Bad> {
+    /// A number in this range.
+    pub fn number(&self, key: &'static str, range: RangeInclusive<u64>) -> Result<u64, Bad> {
         let number = self.opt_number(key, range)?;
         self.needed(key, number)
     }
@@ -84,12 +90,14 @@ impl Params<'_> {
         self.needed(key, percent)
     }
 
-    pub(super) fn flag(&self, key: &'static str) -> Result<bool, Bad> {
+    /// True or false.
+    pub fn flag(&self, key: &'static str) -> Result<bool, Bad> {
         let flag = self.read(key, "true or false", |value| value.as_bool())?;
         self.needed(key, flag)
     }
 
-    pub(super) fn opt_map(&self, key: &'static str) -> Result<Option<Fields>, Bad> {
+    /// A table, if there is one.
+    pub fn opt_map(&self, key: &'static str) -> Result<Option<Fields>, Bad> {
         self.read(key, "a table", |value| match value {
             Value::Object(table) => Some(table),
             _ => None,
@@ -101,14 +109,16 @@ impl Params<'_> {
         self.needed(key, table)
     }
 
-    pub(super) fn opt_texts(&self, key: &'static str) -> Result<Option<Vec<String>>, Bad> {
+    /// A list of strings, if there is one.
+    pub fn opt_texts(&self, key: &'static str) -> Result<Option<Vec<String>>, Bad> {
         self.read(key, "a list of strings", |value| match value {
             Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
             _ => None,
         })
     }
 
-    pub(super) fn texts(&self, key: &'static str) -> Result<Vec<String>, Bad> {
+    /// A list of strings.
+    pub fn texts(&self, key: &'static str) -> Result<Vec<String>, Bad> {
         let texts = self.opt_texts(key)?;
         self.needed(key, texts)
     }
@@ -147,7 +157,7 @@ impl Params<'_> {
     }
 
     /// One of the configuration's keys, by the name that stands here.
-    pub(super) fn secret(&self, key: &'static str) -> Result<(String, &Secret), Bad> {
+    pub fn secret(&self, key: &'static str) -> Result<(String, &Secret), Bad> {
         let name = self.text(key)?;
         match self.shared.keys.get(&name) {
             Some(secret) => Ok((name, secret)),

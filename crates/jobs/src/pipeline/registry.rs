@@ -33,20 +33,20 @@ pub(super) enum Reads {
     Any,
 }
 
-/// A key of a stage's table.
-pub(super) struct Key {
+/// A key of the table of a stage or a sink.
+pub struct Key {
     /// As it is written.
-    pub(super) name: &'static str,
+    pub name: &'static str,
     /// What it takes, in words.
-    pub(super) form: &'static str,
+    pub form: &'static str,
     /// Whether it has to be there.
-    pub(super) need: Need,
+    pub need: Need,
     /// What it means, in Markdown.
-    pub(super) doc: &'static str,
+    pub doc: &'static str,
 }
 
 /// Whether a key has to be there.
-pub(super) enum Need {
+pub enum Need {
     /// Yes.
     Required,
     /// No.
@@ -56,17 +56,17 @@ pub(super) enum Need {
 }
 
 /// A key that has to be there.
-pub(super) const fn required(name: &'static str, form: &'static str, doc: &'static str) -> Key {
+pub const fn required(name: &'static str, form: &'static str, doc: &'static str) -> Key {
     Key { name, form, need: Need::Required, doc }
 }
 
 /// A key that may be left out.
-pub(super) const fn optional(name: &'static str, form: &'static str, doc: &'static str) -> Key {
+pub const fn optional(name: &'static str, form: &'static str, doc: &'static str) -> Key {
     Key { name, form, need: Need::Optional, doc }
 }
 
 /// A key that has a default, written as JSON.
-pub(super) const fn default(name: &'static str, form: &'static str, json: &'static str, doc: &'static str) -> Key {
+pub const fn default(name: &'static str, form: &'static str, json: &'static str, doc: &'static str) -> Key {
     Key { name, form, need: Need::Default(json), doc }
 }
 
@@ -112,7 +112,7 @@ pub(super) fn find(name: &str) -> Option<&'static StageKind> {
 }
 
 /// The name that takes the fewest edits to reach.
-pub(super) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known.min_by_key(|name| strsim::damerau_levenshtein(wrong, name))
 }
 
@@ -143,7 +143,8 @@ fn describe(page: &mut String, kind: &StageKind) {
     let _ = writeln!(page, "{needs} `on_error` is `{}` unless said otherwise.", kind.on_error.as_str());
 }
 
-fn table(page: &mut String, keys: &[Key]) {
+/// A table of keys.
+pub(crate) fn table(page: &mut String, keys: &[Key]) {
     page.push_str("| key | takes | default | |\n|---|---|---|---|\n");
     for key in keys {
         let default = match key.need {
