@@ -6,12 +6,17 @@
 
 mod access;
 mod cluster;
+mod feed;
 mod jobs;
+mod lanes;
 mod listing;
 mod publish;
+mod record;
+mod replay;
 mod request;
 mod socket;
 mod subscribe;
+mod tape;
 mod token;
 
 use crate::config::{Flags, Source};
@@ -39,6 +44,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Jobs(args) => wait_for(jobs::run(args)),
         Verb::Publish(args) => wait_for(publish::run(args)),
         Verb::Subscribe(args) => wait_for(subscribe::run(args)),
+        Verb::Record(args) => wait_for(record::run(args)),
+        Verb::Replay(args) => wait_for(replay::run(args)),
         Verb::Token(args) => token::run(args),
         Verb::Bench(args) => fanfare_bench::run(args),
     }
@@ -96,6 +103,12 @@ enum Verb {
     /// Print the events of channels as they come, one line each
     #[command(after_help = subscribe::EXAMPLES)]
     Subscribe(subscribe::SubscribeArgs),
+    /// Write down what is published to channels, with its times
+    #[command(after_help = record::EXAMPLES)]
+    Record(record::RecordArgs),
+    /// Publish a recording again, at many times its speed
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(replay::ReplayArgs),
     /// Print a token with which a client may read channels, or publish to them
     #[command(after_help = token::EXAMPLES)]
     Token(token::TokenArgs),

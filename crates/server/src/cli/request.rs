@@ -62,6 +62,11 @@ impl Request {
         Ok(answer.trim().to_owned())
     }
 
+    /// The request itself, for connections that are kept.
+    pub fn signed_now(self, access: &Access) -> anyhow::Result<hyper::Request<Full<Bytes>>> {
+        self.signed(access, now_s())
+    }
+
     fn signed(self, access: &Access, now_s: u64) -> anyhow::Result<hyper::Request<Full<Bytes>>> {
         let app_id = access.app_id.as_deref().context("no such app in the configuration: say --app-id")?;
         let secret = access.secret.as_ref().context("no such app in the configuration: say --secret")?;

@@ -1,0 +1,140 @@
+//! `fanfare record`: what is published to channels, written down with its times.
+//!
+//! Lines go to the file or to standard output; how it goes is told on standard error.
+//!
+//! Not here: where the messages come from (`feed`), and what a line looks like (`tape`).
+
+use super::access::AccessArgs;
+use super::feed::{Feed, Heard, Message, Wanted};
+use super::tape::{Entry, Recorder};
+use anyhow::Context;
+use clap::Args;
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub const EXAMPLES: &str = "\
+Examples:
+  fanfare record --channel news --channel weather --out monday.ndjson
+  fanfare record --prefix thread. --out threads.ndjson
+  fanfare record --prefix '' | gzip > all.ndjson.gz";
+
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// A channel to record; may be given several times
+    #[arg(long, value_name = "CHANNEL", conflicts_with = "prefix")]
+    channel: Vec<String>,
+    /// Record all channels that begin so and have a subscriber, those that appear later included
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// Where to write; the file must not exist yet [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Who to be on presence channels
+    #[arg(long, value_name = "ID", default_value = "fanfare-cli")]
+    user: String,
+    #[command(flatten)]
+    access: AccessArgs,
+}
+
+/// Records until it is interrupted, or nobody reads any more.
+pub async fn run(args: RecordArgs) -> anyhow::Result<()> {
+    let wanted = Wanted::of(args.channel, args.prefix)?;
+    // Before anything is asked: whoever sees the file may interrupt at once.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut feed = Feed::new(args.access.resolve()?, wanted, args.user);
+    let mut session = Session::begin(args.out)?;
+    let ended = tokio::select! {
+        ended = session.record(&mut feed) => ended,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
+    session.end(ended)
+}
+
+/// A recording under way.
+struct Session {
+    tape: Recorder<Box<dyn Write>>,
+    /// When the first message was published.
+    first_ms: Option<u64>,
+    channels: HashSet<String>,
+    began: Instant,
+    bar: ProgressBar,
+}
+
+impl Session {
+    fn begin(out: Option<PathBuf>) -> anyhow::Result<Session> {
+        let to: Box<dyn Write> = match &out {
+            Some(file) => {
+                let created = File::create_new(file);
+                Box::new(created.with_context(|| format!("cannot write {}", file.display()))?)
+            }
+            None => Box::new(std::io::stdout()),
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("no machine's clock is before 1970");
+        let began_ms = u64::try_from(now.as_millis()).expect("some time is left until then");
+        let bar = ProgressBar::new_spinner();
+        let style = ProgressStyle::with_template("{spinner} {pos} messages, {per_sec}, {elapsed}");
+        bar.set_style(style.expect("the template is well formed"));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Ok(Session {
+            tape: Recorder::begin(to, began_ms)?,
+            first_ms: None,
+            channels: HashSet::new(),
+            began: Instant::now(),
+            bar,
+        })
+    }
+
+    async fn record(&mut self, feed: &mut Feed) -> anyhow::Result<()> {
+        loop {
+            match feed.next().await? {
+                Heard::Message(message) => match self.add(message) {
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                    added => added?,
+                },
+                Heard::Gap(channel) => {
+                    self.tape.gap();
+                    self.say(&format!("{channel}: messages may be missing here"));
+                }
+                Heard::Note(note) => self.say(&note),
+            }
+        }
+    }
+
+    fn add(&mut self, message: Message) -> std::io::Result<()> {
+        let first_ms = *self.first_ms.get_or_insert(message.time_ms);
+        if !self.channels.contains(&message.channel) {
+            self.channels.insert(message.channel.clone());
+        }
+        self.bar.inc(1);
+        let Message { channel, event, data, event_id, time_ms } = message;
+        self.tape.add(&Entry { at_ms: time_ms.saturating_sub(first_ms), channel, event, data, event_id })
+    }
+
+    /// Beside the progress, where that is drawn.
+    fn say(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
+    /// What was recorded is ended properly also where something went wrong.
+    fn end(self, ended: anyhow::Result<()>) -> anyhow::Result<()> {
+        self.bar.finish_and_clear();
+        let (messages, gaps) = self.tape.counts();
+        let told = format!(
+            "recorded {} messages of {} channels in {:.1} s; gaps: {gaps}",
+            HumanCount(messages),
+            HumanCount(self.channels.len() as u64),
+            self.began.elapsed().as_secs_f64()
+        );
+        match self.tape.end() {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => eprintln!("{told}"),
+        }
+        ended
+    }
+}
