@@ -6,6 +6,8 @@ mod support;
 mod command_line;
 #[path = "jobs/lists.rs"]
 mod lists;
+#[path = "jobs/python.rs"]
+mod python;
 #[path = "jobs/refusals.rs"]
 mod refusals;
 #[path = "jobs/reloads.rs"]

@@ -13,7 +13,7 @@ use fanfare_proto::sign::SignedQuery;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{BadJobs, told};
+use super::BadJobs;
 use crate::config::QueueSettings;
 
 /// Jobs in one put, and in one claim.
@@ -218,15 +218,14 @@ impl Filter {
 
 /// Which jobs, and where the page begins.
 pub fn list(query: &SignedQuery<'_>) -> Result<Query, BadField> {
-    let expected = || BadField::new("state", format!("one of {}", told::STATES.map(told::state).join(", ")));
-    let state =
-        query.param("state").and_then(|text| told::STATES.into_iter().find(|state| told::state(*state) == text));
+    let expected = || BadField::new("state", format!("one of {}", State::ALL.map(State::as_str).join(", ")));
+    let state = query.param("state").and_then(State::parse);
     let limit = number(query, "limit", 1..=LIST_MAX as u64)?.unwrap_or(LIST) as usize;
     let all = Filter::asked(query)?.of(state.ok_or_else(expected)?);
     Ok(Query { after: query.param("cursor").map(cursor).transpose()?, limit, ..all })
 }
 
-/// The reverse of [`told::cursor`].
+/// The reverse of what a page ends with.
 fn cursor(text: &str) -> Result<(u64, JobId), BadField> {
     let parsed =
         text.split_once('-').and_then(|(since_ms, id)| Some((since_ms.parse().ok()?, JobId(id.parse().ok()?))));
@@ -265,7 +264,7 @@ fn lease_ms(raw: Raw<'_>, settings: &QueueSettings) -> Result<u64, BadField> {
     Ok(whole("lease_ms", raw, 1..=LEASE_MS_MAX)?.unwrap_or(settings.lease.as_millis() as u64))
 }
 
-/// The reverse of [`told::lease`]. When it ends, the store knows.
+/// The reverse of what a claim is answered with. When it ends, the store knows.
 fn lease(raw: Raw<'_>, job: JobId) -> Result<Lease, BadField> {
     let expected = || BadField::new("lease", format!("the lease on job {} that its claim was answered with", job.0));
     let text = raw.and_then(|raw| serde_json::from_str::<Text>(raw.get()).ok()).ok_or_else(expected)?;

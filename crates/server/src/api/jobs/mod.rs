@@ -206,7 +206,7 @@ impl Call<'_> {
         let (lease, delay_ms, failure) = asked::cancel(self.text()?, id)?;
         let now_ms = self.now_ms();
         let state = self.queue.store.cancel(lease, now_ms + delay_ms, failure, now_ms).await?;
-        Ok(super::ok(&Cancelled { state: told::state(state) }))
+        Ok(super::ok(&Cancelled { state: state.as_str() }))
     }
 
     async fn stall(&self, id: JobId) -> Answer {

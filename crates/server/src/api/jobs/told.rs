@@ -5,24 +5,10 @@
 
 use std::borrow::Cow;
 
-use fanfare_jobs::{Counts, Entry as Kept, Job, JobId, Lease, Phase, State};
+use fanfare_jobs::{Counts, Entry as Kept, Job, JobId, Lease, Phase};
 use serde::Serialize;
 
 use crate::queues;
-
-/// All states that there are.
-pub const STATES: [State; 5] = [State::Waiting, State::Delayed, State::Claimed, State::Finished, State::Stalled];
-
-/// As it is written in requests and answers.
-pub fn state(state: State) -> &'static str {
-    match state {
-        State::Waiting => "waiting",
-        State::Delayed => "delayed",
-        State::Claimed => "claimed",
-        State::Finished => "finished",
-        State::Stalled => "stalled",
-    }
-}
 
 fn lease(lease: &Lease) -> String {
     format!("{}.{}", lease.job.0, lease.number)
@@ -107,7 +93,7 @@ impl<'a> Entry<'a> {
             Phase::Waiting | Phase::Delayed { .. } | Phase::Stalled => ("", None),
         };
         Entry {
-            state: state(kept.state()),
+            state: kept.state().as_str(),
             since_ms: kept.since_ms,
             until_ms: kept.until_ms(),
             worker,
