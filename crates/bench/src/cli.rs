@@ -1,6 +1,6 @@
 //! The verbs of `fanfare-bench` (and of `fanfare bench`). Each verb's options stand in the verb's own file.
 
-use crate::{compare, connect, fanout, idle, longpoll, mixed, publish, raw, resume};
+use crate::{compare, connect, fanout, idle, jobs, longpoll, mixed, publish, raw, resume};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -21,6 +21,8 @@ pub enum Verb {
     Idle(idle::Options),
     /// Send signed publishes to a channel that nobody listens to
     Publish(publish::Options),
+    /// Put jobs into a queue, in batches, each answered when the queue has it
+    Jobs(jobs::Options),
     /// Latency of a quiet app while another app is published to without pause
     Mixed(mixed::Options),
     /// Rounds of long-polling: one publication answers everybody, and everybody asks again
