@@ -135,8 +135,8 @@ impl Node {
             Some((journal, text)) => Tokens::kept_in(journal, &text),
             None => Tokens::default(),
         };
-        let queues = Queues::start(&config);
         let readiness = Readiness::default();
+        let queues = Queues::start(&config, data.as_ref().map(DataDir::queues), readiness.clone())?;
         let (hub, memory, shared) = match &config.redis {
             None => {
                 let broker = memory_broker(routes.clone(), data.as_ref());
@@ -273,6 +273,7 @@ impl Node {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        queues.close().await;
         if let Some(nodes) = nodes {
             nodes.leave().await;
         }

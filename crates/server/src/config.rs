@@ -27,7 +27,7 @@ pub use error::ConfigError;
 pub use network::Network;
 pub use origin::OriginRule;
 pub use push_stream::{PushStreamSettings, Templates};
-pub use queues::QueueSettings;
+pub use queues::{Durability, QueueSettings};
 pub use redis::{Login, RedisServer, RedisServers, RedisSettings};
 pub use role::Role;
 pub use watch::watch;
@@ -50,6 +50,9 @@ const DEFAULT_FILE: &str = "fanfare.toml";
 
 /// Where the demo page's comments are.
 pub const DEMO_CHANNEL: &str = "presence-demo";
+
+/// Where the development app's servers put comments.
+const DEMO_QUEUE: &str = "comments";
 
 /// The development app's credentials: printed in the documentation, so no secret at all.
 const DEVELOPMENT_ID: &str = "1";
@@ -109,6 +112,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
+        let data_dir = default_data_dir(6001);
         Config {
             role: Role::All,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6001)),
@@ -127,11 +131,11 @@ impl Default for Config {
             deflate_min_bytes: 256,
             heartbeat_s: 20,
             longpoll_s: 25,
-            data_dir: Some(default_data_dir(6001)),
+            data_dir: Some(data_dir.clone()),
             tls: None,
             push_stream: None,
             redis: None,
-            apps: vec![AppSettings::development()],
+            apps: vec![AppSettings::development(Some(&data_dir))],
             dev: true,
         }
     }
@@ -207,12 +211,13 @@ impl AppSettings {
     }
 
     /// What runs when nothing was configured.
-    fn development() -> AppSettings {
+    fn development(data_dir: Option<&Path>) -> AppSettings {
         let key = Key::new(DEVELOPMENT_KEY, DEVELOPMENT_SECRET);
         AppSettings {
             name: "development".into(),
             client_events: true,
             history: vec![HistoryRule::of_the_demo()],
+            queues: vec![QueueSettings::new(DEMO_QUEUE, data_dir)],
             ..AppSettings::new(DEVELOPMENT_ID, key)
         }
     }

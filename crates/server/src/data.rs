@@ -2,7 +2,7 @@
 //!
 //! Histories are written when the server has stopped in good order, and taken away when the next one starts. So after a
 //! crash there are none, the epochs are new, and clients are told that something may be missing. Revocations of tokens are
-//! written as they come, as a crash must let nobody in.
+//! written as they come, as a crash must let nobody in. The queues' own folder is in it too.
 //!
 //! Always true:
 //! - a history is whole or not there, and is read at most once;
@@ -27,6 +27,8 @@ const HISTORY: &str = "history";
 const UNFINISHED: &str = "history.unfinished";
 /// Tokens that were taken back.
 const REVOKED: &str = "revoked";
+/// Jobs (`queues`).
+const QUEUES: &str = "queues";
 /// Where a history that could not be read waits for somebody to look at it.
 const REFUSED: &str = "history.refused";
 
@@ -104,6 +106,11 @@ impl DataDir {
         Ok(snapshot)
     }
 
+    /// The folder of the queues, which have a lock of their own: they are repaired while no server runs.
+    pub fn queues(&self) -> PathBuf {
+        queues_in(&self.path)
+    }
+
     /// Where revocations are written down, and what stands there. `None` if it cannot be: they end with this process.
     pub fn revocations(&self) -> Option<(Journal, String)> {
         let opened = Journal::open(self.path.join(REVOKED));
@@ -138,6 +145,11 @@ impl DataDir {
     fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// The folder of the queues in a data directory.
+pub fn queues_in(data_dir: &Path) -> PathBuf {
+    data_dir.join(QUEUES)
 }
 
 /// Readable to nobody else: histories hold what users wrote.

@@ -1,7 +1,7 @@
 //! The node's queues: which there are, what each keeps its jobs in, and what happens to them by itself.
 //!
 //! Always true:
-//! - a queue is one store for the life of the process, whatever reloads say of its limits;
+//! - a queue is one store for the life of the process, whatever reloads say of it;
 //! - a queue that a reload takes away keeps its jobs: they are there again when it comes back;
 //! - leases and delays end by a clock that nobody sets.
 //!
@@ -9,20 +9,25 @@
 
 mod clock;
 mod queue;
+mod stores;
 
 pub use queue::{Queue, SLICE, SLICES_BYTES};
+pub use stores::BadStore;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fanfare_jobs::{Counts, JobStore, MemoryStore};
+use fanfare_jobs::Counts;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::clock::Clock;
-use crate::config::{Config, QueueSettings};
+use self::stores::{Stores, full_name};
+use crate::config::{AppSettings, Config, Durability, QueueSettings};
+use crate::readiness::{Readiness, Unready};
 
 /// How often what is due is done where nobody asks, and what finished long ago forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -36,6 +41,7 @@ pub struct Queues(Arc<Inner>);
 
 struct Inner {
     clock: Clock,
+    stores: Stores,
     now: ArcSwap<Snapshot>,
     stopping: watch::Sender<bool>,
 }
@@ -48,16 +54,34 @@ struct Snapshot {
 }
 
 impl Queues {
-    /// Those of a configuration, and the task that sweeps them. Must be called on the runtime.
-    pub fn start(config: &Config) -> Queues {
+    /// Those of a configuration, in this folder, and the task that sweeps them. Must be called on the runtime.
+    pub fn start(config: &Config, folder: Option<PathBuf>, readiness: Readiness) -> Result<Queues, BadStore> {
         let queues = Queues(Arc::new(Inner {
             clock: Clock::start(),
+            stores: Stores::new(folder, config.dev),
             now: ArcSwap::default(),
             stopping: watch::Sender::new(false),
         }));
-        queues.put_in_place(config, Vec::new());
-        tokio::spawn(queues.clone().sweep());
-        queues
+        queues.put_in_place(config, Vec::new())?;
+        queues.name_strangers(config);
+        tokio::spawn(queues.clone().sweep(readiness));
+        Ok(queues)
+    }
+
+    /// Jobs that nobody will ask for, unless somebody is told.
+    fn name_strangers(&self, config: &Config) {
+        let on_disk = |settings: &&QueueSettings| settings.durability == Durability::Disk;
+        let of_app = |app: &AppSettings| {
+            let full = |settings: &QueueSettings| full_name(&app.id, &settings.name);
+            app.queues.iter().filter(on_disk).map(full).collect::<Vec<_>>()
+        };
+        let configured: HashSet<_> = config.apps.iter().flat_map(of_app).collect();
+        for queue in self.0.stores.on_disk().iter().filter(|name| !configured.contains(*name)) {
+            tracing::warn!(
+                queue = &**queue,
+                "a queue that is on disk is not configured: its jobs are kept, and nobody can claim them"
+            );
+        }
     }
 
     /// One of an app's.
@@ -95,7 +119,9 @@ impl Queues {
                 }
             }
         }
-        self.put_in_place(config, left);
+        if let Err(error) = self.put_in_place(config, left) {
+            tracing::error!(%error, "queues stay as they were");
+        }
     }
 
     fn gone(&self, config: &Config) -> Vec<Arc<Queue>> {
@@ -108,29 +134,33 @@ impl Queues {
         known.filter(|queue| !configured(queue)).cloned().collect()
     }
 
-    fn put_in_place(&self, config: &Config, left: Vec<Arc<Queue>>) {
+    /// All of it, or nothing.
+    fn put_in_place(&self, config: &Config, left: Vec<Arc<Queue>>) -> Result<(), BadStore> {
         let mut next = Snapshot { left, ..Snapshot::default() };
         for app in &config.apps {
-            let queues = app.queues.iter().map(|settings| (settings.name.clone(), self.queue(&app.id, settings)));
-            next.by_app.insert(app.id.clone(), queues.collect());
+            let mut of_app = OfApp::new();
+            for settings in &app.queues {
+                of_app.insert(settings.name.clone(), self.queue(&app.id, settings)?);
+            }
+            next.by_app.insert(app.id.clone(), of_app);
         }
         self.0.now.store(Arc::new(next));
+        Ok(())
     }
 
     /// The queue that there is, under these settings; or a new one.
-    fn queue(&self, app: &Arc<str>, settings: &QueueSettings) -> Arc<Queue> {
+    fn queue(&self, app: &Arc<str>, settings: &QueueSettings) -> Result<Arc<Queue>, BadStore> {
         let now = self.0.now.load();
         let left = || now.left.iter().find(|queue| queue.app == *app && queue.name == settings.name).cloned();
         match self.find(app, &settings.name).or_else(left) {
             Some(queue) => {
-                queue.settings.store(Arc::new(settings.clone()));
-                queue.store.set_limits(settings.limits);
-                queue
+                queue.go_by(settings);
+                Ok(queue)
             }
             None => {
-                let store: Arc<dyn JobStore> = Arc::new(MemoryStore::new(settings.limits));
+                let store = self.0.stores.store(app, settings)?;
                 let (clock, stopping) = (self.0.clock, self.0.stopping.subscribe());
-                Arc::new(Queue::new(app.clone(), settings, store, clock, stopping))
+                Ok(Arc::new(Queue::new(app.clone(), settings, store, clock, stopping)))
             }
         }
     }
@@ -140,17 +170,22 @@ impl Queues {
         self.0.stopping.send_replace(true);
     }
 
-    async fn sweep(self) {
+    /// When nobody is there any more to use them: what was accepted is where it is kept, for the next process.
+    pub async fn close(self) {
+        let closed = tokio::task::spawn_blocking(move || self.0.stores.close()).await;
+        closed.expect("closing does not panic");
+    }
+
+    async fn sweep(self, readiness: Readiness) {
         let mut every = interval(SWEEP_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            let left = self.0.now.load().left.clone();
-            for queue in self.all().iter().chain(&left) {
-                if let Err(error) = queue.store.sweep(queue.now_ms()).await {
-                    tracing::warn!(app = &*queue.app, queue = &*queue.name, %error, "a queue is not swept");
-                }
+            let all = self.all();
+            for queue in &all {
+                queue.sweep().await;
             }
+            readiness.set(Unready::QueueUnwritable, all.iter().any(|queue| !queue.is_writable()));
         }
     }
 }

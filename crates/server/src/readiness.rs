@@ -17,6 +17,8 @@ pub enum Unready {
     Stopping = 1,
     /// A Redis server has been away for some time.
     RedisAway = 2,
+    /// The jobs of a queue cannot be kept.
+    QueueUnwritable = 4,
 }
 
 impl Readiness {
@@ -31,7 +33,9 @@ impl Readiness {
     /// Why no connections are welcome; nothing when they are.
     pub fn unready(&self) -> Option<Unready> {
         let reasons = self.0.load(Ordering::Relaxed);
-        [Unready::Stopping, Unready::RedisAway].into_iter().find(|why| reasons & *why as u8 != 0)
+        [Unready::Stopping, Unready::RedisAway, Unready::QueueUnwritable]
+            .into_iter()
+            .find(|why| reasons & *why as u8 != 0)
     }
 }
 
@@ -40,6 +44,7 @@ impl fmt::Display for Unready {
         f.write_str(match self {
             Unready::Stopping => "stopping",
             Unready::RedisAway => "a Redis server is away",
+            Unready::QueueUnwritable => "a queue cannot be written",
         })
     }
 }

@@ -4,6 +4,8 @@ mod support;
 
 #[path = "jobs/command_line.rs"]
 mod command_line;
+#[path = "jobs/durability.rs"]
+mod durability;
 #[path = "jobs/lists.rs"]
 mod lists;
 #[path = "jobs/python.rs"]
@@ -17,6 +19,7 @@ mod verbs;
 #[path = "jobs/waiting.rs"]
 mod waiting;
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -26,9 +29,15 @@ use support::{Response, Server, one_app};
 /// Where the queue of these tests is.
 const MAIL: &str = "/apps/1/queues/mail";
 
-/// The app with a queue `mail`, which has these settings.
+/// The app with a queue `mail`, which has these settings, kept in a folder of the server's own.
 fn config(queue: &str) -> String {
-    one_app(&format!("[[apps.queues]]\nname = \"mail\"\n{queue}"))
+    config_in(Path::new("data"), queue)
+}
+
+/// The same in this folder, which may be that of an earlier server.
+fn config_in(folder: &Path, queue: &str) -> String {
+    let queue = format!("[[apps.queues]]\nname = \"mail\"\n{queue}");
+    format!("data_dir = \"{}\"\ndrain_s = 0\n{}", folder.display(), one_app(&queue))
 }
 
 fn server(queue: &str) -> Server {

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper::header::RETRY_AFTER;
 
 use super::*;
+use crate::readiness::Readiness;
 
 const EVENT: &[u8] = br#"{"name":"said","data":"x","channel":"room"}"#;
 
@@ -20,7 +21,8 @@ fn api() -> Api {
     let routes = Arc::new(Routes::new(Vec::new(), Arc::new(PusherForms { deflate_bytes_min: 0 })));
     let broker = MemoryBroker::start(routes.clone(), 1);
     let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
-    Api::new(hub, Apps::new(&config), Tokens::default(), Queues::start(&config), &config)
+    let queues = Queues::start(&config, None, Readiness::default()).expect("memory will do");
+    Api::new(hub, Apps::new(&config), Tokens::default(), queues, &config)
 }
 
 fn now_s() -> u64 {

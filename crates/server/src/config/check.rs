@@ -6,7 +6,7 @@
 
 use super::tenants;
 use super::written::{At, Place, Written, WrittenTls, Wrong};
-use super::{Config, DEVELOPMENT_KEY, TlsFiles, default_data_dir, push_stream, redis, role};
+use super::{AppSettings, Config, DEVELOPMENT_KEY, TlsFiles, default_data_dir, push_stream, redis, role};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -50,9 +50,12 @@ pub(super) fn config(written: Written) -> Result<Config, Wrong> {
         ..default
     };
     config.data_dir = data_dir(written.data_dir, config.listen.port());
-    if let Some(written) = written.apps.filter(|apps| !apps.value.is_empty()) {
-        config.apps = tenants::apps(written.value, &config)?;
-        config.dev = false;
+    match written.apps.filter(|apps| !apps.value.is_empty()) {
+        Some(written) => {
+            config.apps = tenants::apps(written.value, &config)?;
+            config.dev = false;
+        }
+        None => config.apps = vec![AppSettings::development(config.data_dir.as_deref())],
     }
     config.push_stream = written.push_stream.map(|written| push_stream::checked(written, &config)).transpose()?;
     config.redis = written.redis.map(redis::checked).transpose()?;

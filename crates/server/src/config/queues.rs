@@ -1,8 +1,9 @@
 //! The queues of an app: how much each takes, how long it keeps what is done, how often it tries.
 
 use super::check::number;
-use super::written::{At, WrittenQueue, Wrong};
+use super::written::{At, Place, WrittenQueue, Wrong};
 use fanfare_jobs::Limits;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ const CONCURRENCY_MAX: u32 = 10_000;
 /// One `[[apps.queues]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueSettings {
-    /// In paths and in file names.
+    /// In paths.
     pub name: Arc<str>,
+    /// What its jobs outlive.
+    pub durability: Durability,
     /// What it takes and keeps.
     pub limits: Limits,
     /// How long a claim holds that does not say so itself.
@@ -26,14 +29,30 @@ pub struct QueueSettings {
     pub concurrency: usize,
 }
 
+/// What a queue's jobs outlive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of the machine.
+    Disk,
+    /// Nothing: they end with the process.
+    Memory,
+}
+
 impl QueueSettings {
-    fn new(name: &str) -> QueueSettings {
-        QueueSettings { name: name.into(), limits: Limits::default(), lease: Duration::from_secs(30), concurrency: 64 }
+    /// Every setting at its default, but on disk only where there is a directory for that.
+    pub(super) fn new(name: &str, data_dir: Option<&Path>) -> QueueSettings {
+        QueueSettings {
+            name: name.into(),
+            durability: if data_dir.is_some() { Durability::Disk } else { Durability::Memory },
+            limits: Limits::default(),
+            lease: Duration::from_secs(30),
+            concurrency: 64,
+        }
     }
 }
 
 /// Checks an app's queues, and that no two of them share a name.
-pub(super) fn checked(written: Vec<At<WrittenQueue>>) -> Result<Vec<QueueSettings>, Wrong> {
+pub(super) fn checked(written: Vec<At<WrittenQueue>>, data_dir: Option<&Path>) -> Result<Vec<QueueSettings>, Wrong> {
     let mut queues: Vec<QueueSettings> = Vec::with_capacity(written.len());
     for At { value: queue, place } in written {
         let Some(name) = &queue.name else {
@@ -43,8 +62,9 @@ pub(super) fn checked(written: Vec<At<WrittenQueue>>) -> Result<Vec<QueueSetting
             let message = format!("this app has a queue \"{}\" already", name.value);
             return Err(Wrong::at(name.place.clone(), message));
         }
-        let name = self::name(name)?.to_owned();
-        queues.push(settings(&name, queue)?);
+        let (name, place) = (self::name(name)?.to_owned(), name.place.clone());
+        let durability = durability(queue.durability.clone(), place, data_dir)?;
+        queues.push(QueueSettings { durability, ..settings(&name, queue)? });
     }
     Ok(queues)
 }
@@ -60,8 +80,21 @@ fn name(At { value, place }: &At<String>) -> Result<&str, Wrong> {
     Err(Wrong::at(place.clone(), message))
 }
 
+fn durability(written: Option<At<String>>, queue: Place, data_dir: Option<&Path>) -> Result<Durability, Wrong> {
+    let (value, place) = written.map_or(("disk".to_owned(), queue), |at| (at.value, at.place));
+    match (&*value, data_dir) {
+        ("memory", _) => Ok(Durability::Memory),
+        ("disk", Some(_)) => Ok(Durability::Disk),
+        ("disk", None) => {
+            let message = "a queue on disk needs a `data_dir`; durability = \"memory\" does without, and loses its jobs when the server ends";
+            Err(Wrong::at(place, message))
+        }
+        _ => Err(Wrong::at(place, format!("expected \"disk\" or \"memory\", found {value:?}"))),
+    }
+}
+
 fn settings(name: &str, written: WrittenQueue) -> Result<QueueSettings, Wrong> {
-    let default = QueueSettings::new(name);
+    let default = QueueSettings::new(name, None);
     let Limits { jobs_max, bytes_max, kept_ms, kept_max, attempts_max } = default.limits;
     let kept_s = number(written.finished_kept_s, 0..=MONTH_S, kept_ms / 1000)?;
     let lease_s = number(written.lease_s, 1..=DAY_S, default.lease.as_secs())?;

@@ -45,7 +45,7 @@ fn app(written: At<WrittenApp>, config: &Config, taken: &mut Taken) -> Result<Ap
         allowed_origins: any(app.allowed_origins, Vec::new()).into_iter().map(origin).collect::<Result<_, _>>()?,
         keep_newest: any(app.keep_newest, Vec::new()).into_iter().map(channels).collect::<Result<_, _>>()?,
         history: any(app.history, Vec::new()).into_iter().map(history).collect::<Result<_, _>>()?,
-        queues: queues::checked(any(app.queues, Vec::new()))?,
+        queues: queues::checked(any(app.queues, Vec::new()), config.data_dir.as_deref())?,
         idempotency_s: number(app.idempotency_s, 0..=DAY_S, 120)?,
         rollout: rollout::checked(any(app.rollout, WrittenRollout::default()))?,
         limits: limits(any(app.limits, WrittenLimits::default()), config)?,

@@ -105,7 +105,8 @@ fn what_the_example_shows_commented_out_is_the_default_too() {
     assert_eq!(config.apps[0].history.len(), 1);
     assert_eq!(config.apps[0].history[0].retention, Some(Retention::default()));
     let [queue] = &config.apps[0].queues[..] else { panic!("one queue is shown") };
-    assert_eq!((&*queue.name, queue.limits), ("comments", fanfare_jobs::Limits::default()));
+    let expected = ("comments", Durability::Disk, fanfare_jobs::Limits::default());
+    assert_eq!((&*queue.name, queue.durability, queue.limits), expected);
     assert_eq!((queue.lease, queue.concurrency), (Duration::from_secs(30), 64));
 }
 
@@ -421,6 +422,12 @@ fn a_queue_is_refused_by_name_and_by_what_it_could_not_keep() {
     let twice = format!("{}{}", queue("name = \"mail\""), "[[apps.queues]]\nname = \"mail\"\n");
     refused(&twice, "fanfare.toml:8: this app has a queue \"mail\" already");
     let lease = "expected a whole number from 1 to 86400, found 0";
+    let kept = "expected \"disk\" or \"memory\", found \"disc\"";
+    refused(&queue("name = \"mail\"\ndurability = \"disc\""), &format!("fanfare.toml:7: {kept}"));
+    let nowhere = "a queue on disk needs a `data_dir`; durability = \"memory\" does without, and loses its jobs when the server ends";
+    let no_folder = format!("data_dir = \"\"\n{}", queue("name = \"mail\""));
+    refused(&no_folder, &format!("fanfare.toml:7: {nowhere}"));
+    assert_eq!(load("data_dir = \"\"").expect("sound").apps[0].queues[0].durability, Durability::Memory);
     refused(&queue("name = \"mail\"\nlease_s = 0"), &format!("fanfare.toml:7: {lease}"));
     refused(&format!("{APP}lease_s = 5\n"), "fanfare.toml:5: `lease_s` belongs in [[apps.queues]], not here");
 }

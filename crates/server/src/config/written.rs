@@ -277,6 +277,7 @@ table! {
     /// One `[[apps.queues]]`.
     WrittenQueue {
         name: String,
+        durability: String,
         jobs_max: u32,
         bytes_max: u32,
         finished_kept_s: u32,

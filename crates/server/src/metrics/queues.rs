@@ -83,6 +83,8 @@ impl Collector for QueueCounts {
             Ok(())
         };
         gauges("queue_bytes", "Bytes of data of jobs that are not finished", |seen| seen.counts.bytes as f64)?;
+        let help = "Whether a queue takes jobs, as far as somebody has tried in the last seconds";
+        gauges("queue_writable", help, |seen| f64::from(u8::from(seen.queue.is_writable())))?;
         let help = "How long the job that has waited longest has";
         gauges("queue_waiting_seconds", help, |seen| seen.waiting_s)?;
         let mut family = to.encode_descriptor("queue_verbs", "What has become of jobs", None, MetricType::Counter)?;

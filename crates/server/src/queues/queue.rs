@@ -7,10 +7,11 @@
 //! Not here: what a verb does to a job (`fanfare_jobs`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fanfare_jobs::{Claim, Claimed, Failure, Job, JobStore, Lease, StoreError};
+use fanfare_jobs::{Claim, Claimed, Failure, Job, JobStore, Lease, Put, Spec, StoreError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -23,6 +24,10 @@ pub const SLICE: usize = 64;
 /// See [`SLICE`].
 pub const SLICES_BYTES: usize = 4 << 20;
 
+/// How long a queue is taken for one that cannot be written after somebody has met that, unless somebody puts a job
+/// meanwhile. Long enough to be seen, and short enough for producers to come back once there is room.
+const UNWRITABLE_MS: u64 = 10_000;
+
 /// Why a claim ended early, for the person who looks.
 const UNHEARD: &str = "the worker went away before its claim was answered";
 
@@ -34,10 +39,12 @@ pub struct Queue {
     pub name: Arc<str>,
     /// Its jobs.
     pub store: Arc<dyn JobStore>,
-    pub(super) settings: ArcSwap<QueueSettings>,
+    settings: ArcSwap<QueueSettings>,
     clock: Clock,
     /// Whoever waits for jobs; one at a time listens for news, so that a job wakes one worker and not a thousand.
     turn: Semaphore,
+    /// When the store last said that it cannot be written; 0: never, or it has been written since.
+    unwritable_ms: AtomicU64,
     stopping: watch::Receiver<bool>,
 }
 
@@ -50,7 +57,8 @@ impl Queue {
         stopping: watch::Receiver<bool>,
     ) -> Queue {
         let (name, settings) = (settings.name.clone(), ArcSwap::from_pointee(settings.clone()));
-        Queue { app, name, store, settings, clock, turn: Semaphore::new(1), stopping }
+        let (turn, unwritable_ms) = (Semaphore::new(1), AtomicU64::new(0));
+        Queue { app, name, store, settings, clock, turn, unwritable_ms, stopping }
     }
 
     /// As it is configured now.
@@ -58,9 +66,50 @@ impl Queue {
         self.settings.load_full()
     }
 
+    /// Takes other settings from now on; where its jobs are kept stays for the life of the process.
+    pub(super) fn go_by(&self, settings: &QueueSettings) {
+        if self.settings().durability != settings.durability {
+            tracing::warn!(app = &*self.app, queue = &*self.name, "another durability takes a restart");
+        }
+        self.settings.store(Arc::new(settings.clone()));
+        self.store.set_limits(settings.limits);
+    }
+
     /// The time that its verbs go by.
     pub fn now_ms(&self) -> u64 {
         self.clock.now_ms()
+    }
+
+    /// Adds jobs, all of them or none.
+    pub async fn put(&self, specs: Vec<Spec>) -> Result<Vec<Put>, StoreError> {
+        let put = self.store.put(specs, self.now_ms()).await;
+        match &put {
+            Ok(_) => self.unwritable_ms.store(0, Ordering::Relaxed),
+            Err(error) => self.heed(error),
+        }
+        put
+    }
+
+    /// Does what is due and forgets what is old.
+    pub(super) async fn sweep(&self) {
+        if let Err(error) = self.store.sweep(self.now_ms()).await {
+            self.heed(&error);
+        }
+    }
+
+    /// Whether jobs could be put lately, as far as anybody has tried.
+    pub fn is_writable(&self) -> bool {
+        let unwritable_ms = self.unwritable_ms.load(Ordering::Relaxed);
+        unwritable_ms == 0 || self.now_ms() > unwritable_ms + UNWRITABLE_MS
+    }
+
+    fn heed(&self, error: &StoreError) {
+        if let StoreError::Unavailable(_) = error {
+            if self.is_writable() {
+                tracing::error!(app = &*self.app, queue = &*self.name, %error, "a queue takes no jobs");
+            }
+            self.unwritable_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
     }
 
     /// Takes the next jobs; where there are none, waits for one as long as that, or until the server stops.

@@ -58,6 +58,19 @@ impl Server {
         Self::launch(command, config, &[], [ANYWHERE; 2])
     }
 
+    /// Starts so that [`Server::fill_files`] makes its writes fail instead of ending it.
+    pub fn start_with_files_to_fill(config: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", BINARY]);
+        Self::launch(command, config, &[], [ANYWHERE; 2])
+    }
+
+    /// From now on no file can be written, as on a disk that fails.
+    pub fn fill_files(&self) {
+        let limited = Command::new("prlimit").args(["--pid", &self.pid().to_string(), "--fsize=0"]).status();
+        assert!(limited.expect("prlimit runs").success());
+    }
+
     /// Starts as one of several nodes, on the Redis that `FANFARE_REDIS` names; with none, by itself. `listen` are the public
     /// and the admin address.
     pub fn start_beside(redis: &str, config: &str, args: &[&str], listen: [&str; 2]) -> Self {

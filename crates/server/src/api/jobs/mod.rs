@@ -167,7 +167,7 @@ impl Call<'_> {
             ids: Vec<u64>,
         }
         let specs = asked::put(self.text()?)?;
-        let put = self.queue.store.put(specs, self.now_ms()).await?;
+        let put = self.queue.put(specs).await?;
         let mut response = super::ok(&Ids { ids: put.into_iter().map(Put::id).map(|JobId(id)| id).collect() });
         *response.status_mut() = StatusCode::ACCEPTED;
         Ok(response)

@@ -4,10 +4,14 @@
 
 mod told;
 
+use super::FileArgs;
 use super::access::AccessArgs;
 use super::request::Request;
-use anyhow::{Context, bail};
+use crate::config::{Flags, Source};
+use crate::data::queues_in;
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
+use fanfare_jobs::Disk;
 use serde_json::{Map, Value, json};
 use std::io::BufRead;
 use std::time::Duration;
@@ -140,6 +144,14 @@ enum Verb {
         #[arg(value_name = "JOB")]
         id: u64,
     },
+    /// Go on with queues on disk of which something is missing; no server may be running on them
+    Repair {
+        /// The server's data directory [default: as configured]
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<String>,
+        #[command(flatten)]
+        file: FileArgs,
+    },
     /// Count the jobs of a queue, or of all queues
     Counts {
         /// The queue [default: all]
@@ -255,11 +267,25 @@ pub async fn run(args: JobsArgs) -> anyhow::Result<()> {
         Verb::Show { of, id } => {
             of.to.send(Request::get(format!("/queues/{}/jobs/{id}", of.queue), Vec::new()), told::job).await
         }
+        Verb::Repair { data_dir, file } => repair(data_dir, file),
         Verb::Counts { queue: None, to } => to.send(Request::get("/queues", Vec::new()), told::queues).await,
         Verb::Counts { queue: Some(queue), to } => {
             to.send(Request::get(format!("/queues/{queue}"), Vec::new()), told::queue).await
         }
     }
+}
+
+fn repair(data_dir: Option<String>, file: FileArgs) -> anyhow::Result<()> {
+    let config = Source::new(file.config, Flags { data_dir, ..Flags::default() }).load()?;
+    let data_dir = config.data_dir.context("no data directory is configured: say --data-dir")?;
+    let folder = queues_in(&data_dir);
+    ensure!(folder.is_dir(), "there are no queues in {}", data_dir.display());
+    let damage = Disk::repair(&folder)?;
+    match damage.is_none() {
+        true => println!("{}: nothing is damaged", folder.display()),
+        false => println!("{}: repaired, without what was missing: {damage}", folder.display()),
+    }
+    Ok(())
 }
 
 /// Puts lines as they come: those that are there at once go together.

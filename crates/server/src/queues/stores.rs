@@ -1,0 +1,86 @@
+//! What queues keep their jobs in: a folder that all of them share, opened when the first one wants it; or memory.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fanfare_jobs::{Disk, DiskError, JobStore, MemoryStore};
+
+use crate::config::{Durability, QueueSettings};
+
+/// Why a queue has nothing to keep its jobs in.
+#[derive(Debug, thiserror::Error)]
+pub enum BadStore {
+    /// There is no folder.
+    #[error(
+        "the queue {0} is to be kept on disk, and the data directory cannot be written to: \
+         give the server another one (`data_dir`), or the queue durability = \"memory\""
+    )]
+    NoFolder(Box<str>),
+    /// Jobs that were accepted are not there.
+    #[error("{0}; `fanfare jobs repair` goes on without what is missing, and leaves the folder as it was beside it")]
+    Damaged(DiskError),
+    /// In use, of another version, or not to be read.
+    #[error("the queues cannot be opened: {0}")]
+    Disk(DiskError),
+}
+
+impl From<DiskError> for BadStore {
+    fn from(error: DiskError) -> BadStore {
+        match error {
+            DiskError::Damaged(_) => BadStore::Damaged(error),
+            DiskError::Locked { .. } | DiskError::Format { .. } | DiskError::Io(_) => BadStore::Disk(error),
+        }
+    }
+}
+
+/// The stores of a node.
+pub struct Stores {
+    folder: Option<PathBuf>,
+    /// Whether memory will do where there is no folder: nobody has asked for more.
+    lenient: bool,
+    disk: Mutex<Option<Disk>>,
+}
+
+impl Stores {
+    /// Stores in this folder.
+    pub fn new(folder: Option<PathBuf>, lenient: bool) -> Stores {
+        Stores { folder, lenient, disk: Mutex::default() }
+    }
+
+    /// That of one queue. May take as long as reading all queues does.
+    pub fn store(&self, app: &str, settings: &QueueSettings) -> Result<Arc<dyn JobStore>, BadStore> {
+        let name = full_name(app, &settings.name);
+        match (settings.durability, &self.folder) {
+            (Durability::Memory, _) => Ok(Arc::new(MemoryStore::new(settings.limits))),
+            (Durability::Disk, None) if self.lenient => {
+                tracing::warn!(queue = &*name, "no data directory: jobs will end with this process");
+                Ok(Arc::new(MemoryStore::new(settings.limits)))
+            }
+            (Durability::Disk, None) => Err(BadStore::NoFolder(name)),
+            (Durability::Disk, Some(folder)) => {
+                let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+                let disk = match &mut *disk {
+                    Some(disk) => disk,
+                    none => none.insert(Disk::open(folder)?),
+                };
+                Ok(disk.queue(&name, settings.limits))
+            }
+        }
+    }
+
+    /// Queues on disk, by their full names, whether anybody uses them or not.
+    pub fn on_disk(&self) -> Vec<Box<str>> {
+        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        disk.as_ref().map(Disk::names).unwrap_or_default()
+    }
+
+    /// Ends them; what was accepted is on disk when this returns.
+    pub fn close(&self) {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// A queue's name among those of all apps.
+pub fn full_name(app: &str, queue: &str) -> Box<str> {
+    format!("{app}/{queue}").into()
+}
