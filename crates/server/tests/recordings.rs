@@ -271,6 +271,9 @@ fn a_server_that_is_too_busy_is_waited_for() {
     let entries: Vec<_> = data.iter().map(|data| (0, "a", data.as_str())).collect();
     let told = replayed(&server, &tape(folder.path(), &entries), &[]);
     assert!(told.starts_with("published 50, refused 0, unknown 0, "), "{told}");
+    // Fifty at twenty a second take more than a second, and all were due at once.
+    let p99 = told.split(" ms (p50), ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+    assert!(p99.is_some_and(|ms| ms > 500.0), "{told}");
     let heard: Vec<String> = history(&server, "a").into_iter().map(|[_, data]| data).collect();
     assert_eq!(heard, data);
 }
