@@ -14,7 +14,7 @@ use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
 use tokio::sync::mpsc;
 
 use super::folder;
-use super::mark::{Mark, MarkFile};
+use super::mark::MarkFile;
 use super::queue::{Held, Queue};
 use super::rows::{self, Table};
 use crate::index::{Index, Row};
@@ -76,8 +76,8 @@ pub(super) struct Committer {
     pub(super) mark_file: MarkFile,
     /// The last commit that was tried.
     pub(super) commit: u64,
-    /// The last job of each queue.
-    pub(super) jobs: BTreeMap<u32, u64>,
+    /// The last job of each queue, and its name.
+    pub(super) jobs: BTreeMap<u32, (u64, Box<str>)>,
     pub(super) room: Room,
     /// How the disk failed.
     pub(super) failed: Option<StoreError>,
@@ -175,15 +175,15 @@ impl Committer {
             insert(batch, tables, rows::name(number, &queue.name, commit));
         }
         insert(batch, tables, rows::numbers(number, &numbers, held.sum, commit));
-        self.jobs.insert(number, numbers.jobs);
+        self.jobs.entry(number).or_insert_with(|| (0, queue.name.clone())).0 = numbers.jobs;
     }
 
     fn mark(&self, is_synced: bool) -> Result<(), String> {
         if !is_synced {
             return Ok(());
         }
-        let jobs = self.jobs.iter().map(|(queue, job)| (*queue, *job)).collect();
-        self.mark_file.write(&Mark { commit: self.commit, jobs }).map_err(|error| error.to_string())
+        let queues = self.jobs.iter().map(|(queue, (jobs, name))| (*queue, *jobs, &**name));
+        self.mark_file.write(self.commit, queues).map_err(|error| error.to_string())
     }
 }
 

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use fjall::Keyspace;
 
-use super::mark::Mark;
+use super::mark::{Mark, MarkedQueue};
 use super::rows::{self, Open, Table};
 use crate::index::{Index, Numbers, Row};
 use crate::job::{JobId, Phase};
@@ -51,6 +51,9 @@ impl fmt::Display for Damage {
     }
 }
 
+/// Beyond any number that a queue has given to a lease: where the last is lost, none is given again.
+const LOST_NUMBERS: u64 = 1 << 60;
+
 /// A queue as it was found.
 pub(super) struct Stored {
     pub(super) number: u32,
@@ -72,6 +75,16 @@ pub(super) struct Loaded {
 
 /// Reads all rows in their order; what cannot be read ends it.
 pub(super) fn load(tables: &Keyspace, mark: Option<&Mark>) -> Loaded {
+    // Tables that contradict themselves make their reader panic.
+    let read = || read_in_order(tables, mark);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        let mut damage = Damage::default();
+        damage.add("the tables cannot be read");
+        Loaded { damage, is_cut_short: true, ..Loaded::default() }
+    })
+}
+
+fn read_in_order(tables: &Keyspace, mark: Option<&Mark>) -> Loaded {
     let mut loader = Loader::default();
     for row in tables.iter() {
         match row.into_inner() {
@@ -85,20 +98,28 @@ pub(super) fn load(tables: &Keyspace, mark: Option<&Mark>) -> Loaded {
     loader.finish(mark)
 }
 
+/// What there is if nothing can be read.
+pub(super) fn nothing(mark: Option<&Mark>) -> Loaded {
+    Loader::default().finish(mark)
+}
+
 /// Reads row by row, so that one that cannot be read does not hide the others.
 pub(super) fn salvage(tables: &Keyspace, mark: &Mark) -> Loaded {
     let mut loader = Loader::default();
-    let mut read = |key: rows::Key| match tables.get(key) {
-        Ok(value) => value.into_iter().for_each(|value| loader.read(&key, &value)),
-        Err(error) => loader.damage.add(format!("row {key:?} cannot be read: {error}")),
+    let mut read = |queue, table, id| {
+        let key = rows::key(queue, table, id);
+        match tables.get(key) {
+            Ok(value) => value.into_iter().for_each(|value| loader.read(&key, &value)),
+            Err(_) => loader.lost(queue, table, id),
+        }
     };
-    read(rows::COMMIT);
-    for (queue, last) in &mark.jobs {
-        read(rows::key(*queue, Table::Numbers, JobId(0)));
-        read(rows::key(*queue, Table::Name, JobId(0)));
-        for id in (1..=*last).map(JobId) {
-            read(rows::key(*queue, Table::Put, id));
-            read(rows::key(*queue, Table::State, id));
+    read(0, Table::Numbers, JobId(0));
+    for MarkedQueue { number, jobs, .. } in &mark.queues {
+        read(*number, Table::Numbers, JobId(0));
+        read(*number, Table::Name, JobId(0));
+        for id in (1..=*jobs).map(JobId) {
+            read(*number, Table::Put, id);
+            read(*number, Table::State, id);
         }
     }
     loader.finish(Some(mark))
@@ -130,19 +151,21 @@ impl Loader {
         let Some((number, table, id)) = rows::parse_key(key) else {
             return self.damage.add(format!("there is a row of no table: {key:?}"));
         };
-        let opened = rows::open(key, value);
-        if number == 0 {
-            return match opened {
-                Some(opened) => self.commit = opened.commit,
-                None => self.damage.add("the row of the last commit is not as it was written"),
-            };
+        let read = rows::open(key, value).and_then(|opened| match number {
+            0 => Some(self.commit = opened.commit),
+            _ => self.queues.entry(number).or_default().read(table, id, opened),
+        });
+        if read.is_none() {
+            self.lost(number, table, id);
         }
+    }
+
+    /// A row cannot be read, or is not as it was written.
+    fn lost(&mut self, number: u32, table: Table, id: JobId) {
         let queue = self.queues.entry(number).or_default();
-        if opened.and_then(|opened| queue.read(table, id, opened)).is_some() {
-            return;
-        }
         let name = queue.name(number);
         match table {
+            Table::Numbers if number == 0 => self.damage.add("the last commit is not as it was written"),
             Table::Numbers => self.damage.add(format!("the numbers of {name} are not as they were written")),
             Table::Name => self.damage.add(format!("the name of {name} is not as it was written")),
             Table::Put => {
@@ -167,7 +190,7 @@ impl Loader {
             self.damage.add("the mark cannot be read, so nobody knows whether the journal is whole");
         }
         let mut loaded = Loaded { commit: self.commit, damage: self.damage, ..Loaded::default() };
-        for (number, queue) in self.queues {
+        for (number, queue) in self.queues.into_iter().filter(|(number, _)| *number > 0) {
             loaded.queues.push(queue.finish(number, &mut loaded.damage));
         }
         loaded
@@ -178,13 +201,13 @@ impl Loader {
             let (commit, acknowledged) = (self.commit, mark.commit);
             self.damage.add(format!("the journal ends with commit {commit}, but {acknowledged} were acknowledged"));
         }
-        for (number, last) in &mark.jobs {
-            let queue = self.queues.get(number);
-            let first = queue.and_then(|queue| queue.numbers).map_or(1, |(numbers, _)| numbers.jobs + 1);
-            if first <= *last {
-                let name = queue.map_or_else(|| Pending::default().name(*number), |queue| queue.name(*number));
+        for MarkedQueue { number, jobs, name } in &mark.queues {
+            let queue = self.queues.entry(*number).or_default();
+            queue.name.get_or_insert_with(|| name.clone());
+            let first = queue.numbers.map_or(1, |(numbers, _)| numbers.jobs + 1);
+            if first <= *jobs {
                 self.damage.add(format!("{name} has fewer jobs than were acknowledged"));
-                self.damage.missing.push((name, first..=*last));
+                self.damage.missing.push((name.clone(), first..=*jobs));
             }
         }
     }
@@ -217,7 +240,8 @@ impl Pending {
     fn finish(self, number: u32, damage: &mut Damage) -> Stored {
         let name = self.name(number);
         let sum = self.rows.values().fold(0, |sum: u64, row| sum.wrapping_add(row.print));
-        let (numbers, written) = self.numbers.unwrap_or_default();
+        let lost = Numbers { others: LOST_NUMBERS, ..Numbers::default() };
+        let (numbers, written) = self.numbers.unwrap_or((lost, 0));
         let mut index = Index::new(Limits::default());
         index.remember_changes();
         index.set_numbers(numbers);

@@ -11,16 +11,25 @@ use std::path::Path;
 /// Two of them, written in turn: a torn one leaves the other.
 const SLOT_BYTES: usize = 64 * 1024;
 
-/// Queues of which a slot has room for the last job; those beyond are not named after a loss.
-const QUEUES_MAX: usize = 5_000;
+/// What a queue takes besides its name.
+const QUEUE_BYTES: usize = 16;
 
 /// What was known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     /// The number of the last synced commit.
     pub(super) commit: u64,
-    /// The last job of each queue.
-    pub(super) jobs: Vec<(u32, u64)>,
+    /// As many as there is room for: jobs of the others are not named after a loss.
+    pub(super) queues: Vec<MarkedQueue>,
+}
+
+/// What was known of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MarkedQueue {
+    pub(super) number: u32,
+    /// The number of its last job.
+    pub(super) jobs: u64,
+    pub(super) name: Box<str>,
 }
 
 /// The file, open for writing.
@@ -33,18 +42,23 @@ impl MarkFile {
         Ok(MarkFile(file))
     }
 
-    pub(super) fn write(&self, mark: &Mark) -> io::Result<()> {
+    pub(super) fn write<'a>(&self, commit: u64, queues: impl Iterator<Item = (u32, u64, &'a str)>) -> io::Result<()> {
         let mut slot = vec![0; 8];
-        slot.extend(mark.commit.to_le_bytes());
-        for (queue, job) in mark.jobs.iter().take(QUEUES_MAX) {
-            slot.extend(queue.to_le_bytes());
-            slot.extend(job.to_le_bytes());
+        slot.extend(commit.to_le_bytes());
+        for (number, jobs, name) in queues {
+            if slot.len() + QUEUE_BYTES + name.len() > SLOT_BYTES {
+                break;
+            }
+            slot.extend(number.to_le_bytes());
+            slot.extend(jobs.to_le_bytes());
+            slot.extend((name.len() as u32).to_le_bytes());
+            slot.extend(name.as_bytes());
         }
         let length = slot.len() as u32;
         slot[4..8].copy_from_slice(&length.to_le_bytes());
         let sum = crc32fast::hash(&slot[4..]);
         slot[..4].copy_from_slice(&sum.to_le_bytes());
-        self.0.write_all_at(&slot, mark.commit % 2 * SLOT_BYTES as u64)
+        self.0.write_all_at(&slot, commit % 2 * SLOT_BYTES as u64)
     }
 }
 
@@ -62,10 +76,14 @@ fn read_slot(slot: &[u8]) -> Option<Mark> {
     if crc32fast::hash(body) != sum {
         return None;
     }
-    let (commit, jobs) = body[4..].split_first_chunk::<8>()?;
-    let jobs = jobs.as_chunks::<12>().0.iter().map(|chunk| {
-        let (queue, job) = chunk.split_at(4);
-        (u32::from_le_bytes(queue.try_into().expect("4 of 12")), u64::from_le_bytes(job.try_into().expect("8 of 12")))
-    });
-    Some(Mark { commit: u64::from_le_bytes(*commit), jobs: jobs.collect() })
+    let (commit, mut rest) = body.get(4..)?.split_first_chunk::<8>()?;
+    let mut queues = Vec::new();
+    while let Some((head, names)) = rest.split_first_chunk::<QUEUE_BYTES>() {
+        let (number, jobs) =
+            (u32::from_le_bytes(*head.first_chunk()?), u64::from_le_bytes(head[4..12].try_into().ok()?));
+        let (name, others) = names.split_at_checked(u32::from_le_bytes(*head.last_chunk()?) as usize)?;
+        queues.push(MarkedQueue { number, jobs, name: std::str::from_utf8(name).ok()?.into() });
+        rest = others;
+    }
+    Some(Mark { commit: u64::from_le_bytes(*commit), queues })
 }

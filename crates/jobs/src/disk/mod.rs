@@ -29,7 +29,7 @@ use committer::{Committer, Message, Room};
 use folder::Folder;
 pub use load::Damage;
 use load::Loaded;
-use mark::{Mark, MarkFile};
+use mark::MarkFile;
 use queue::{DiskQueue, Queue, Reader};
 
 /// Verbs that wait for the thread, at most; whoever comes then waits too.
@@ -92,10 +92,9 @@ impl Disk {
     pub fn open_with(path: &Path, reserve_bytes: u64) -> Result<Disk, DiskError> {
         let folder = Folder::open(path)?;
         let mark = mark::read(&folder.mark());
-        let whole =
-            if folder.database().exists() { check_journals(&folder, mark.as_ref())? } else { Damage::default() };
-        if !whole.is_none() {
-            return Err(DiskError::Damaged(whole));
+        let journals = journal::check(&folder.database(), mark.as_ref())?;
+        if !journals.damage.is_none() {
+            return Err(DiskError::Damaged(journals.with_missing()));
         }
         let (database, tables) = open_database(&folder.database())?;
         let loaded = load::load(&tables, mark.as_ref());
@@ -104,7 +103,8 @@ impl Disk {
         }
         let room = Room::new(path, reserve_bytes)?;
         let mark_file = MarkFile::open(&folder.mark())?;
-        let jobs = loaded.queues.iter().map(|queue| (queue.number, queue.index.numbers().jobs)).collect();
+        let jobs = |queue: &load::Stored| (queue.number, (queue.index.numbers().jobs, queue.name.clone()));
+        let jobs = loaded.queues.iter().map(jobs).collect();
         let reader = Reader(Arc::new(Mutex::new(Some(tables.clone()))));
         let commit = loaded.commit;
         let committer = Committer { database, tables, mark_file, commit, jobs, room, failed: None };
@@ -167,33 +167,6 @@ fn queues(loaded: Loaded) -> HashMap<Box<str>, Arc<Queue>> {
     loaded.queues.into_iter().map(queue).collect()
 }
 
-/// Whether the journals are whole as far as they were acknowledged. A tail that was not is cut off.
-fn check_journals(folder: &Folder, mark: Option<&Mark>) -> Result<Damage, DiskError> {
-    let acknowledged = mark.map_or(u64::MAX, |mark| mark.commit);
-    let mut damage = Damage::default();
-    let journals = journal::journals(&folder.database())?;
-    let mut last = None;
-    for (number, path) in journals.iter().enumerate() {
-        let found = journal::look_through(&std::fs::read(path)?);
-        let Some(bad) = found.bad.first().copied() else {
-            last = found.good.iter().rev().find_map(|(_, commit)| *commit).or(last);
-            continue;
-        };
-        let commits = |is_before: bool| found.good.iter().filter(move |(range, _)| (range.start < bad) == is_before);
-        last = commits(true).rev().find_map(|(_, commit)| *commit).or(last);
-        let is_tail = number + 1 == journals.len() && !commits(false).any(|(_, commit)| *commit <= Some(acknowledged));
-        if is_tail && last.is_some_and(|last| last >= acknowledged) {
-            let file = std::fs::OpenOptions::new().write(true).open(path)?;
-            file.set_len(bad as u64)?;
-            file.sync_all()?;
-        } else if !is_tail || last.is_some() {
-            let (path, last) = (path.display(), last.unwrap_or(0));
-            damage.add(format!("{path} is damaged at byte {bad}, behind commit {last}"));
-        }
-    }
-    Ok(damage)
-}
-
 /// fjall's own checks may fail by panicking.
 fn open_database(path: &Path) -> Result<(Database, Keyspace), DiskError> {
     let open = || {
@@ -204,7 +177,9 @@ fn open_database(path: &Path) -> Result<(Database, Keyspace), DiskError> {
     };
     let opened: Result<_, fjall::Error> = std::panic::catch_unwind(open).unwrap_or(Err(fjall::Error::Unrecoverable));
     opened.map_err(|error| match error {
-        fjall::Error::Io(error) => DiskError::Io(error),
+        fjall::Error::Io(error) if error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound => {
+            DiskError::Io(error)
+        }
         error => {
             let mut damage = Damage::default();
             damage.add(format!("{} cannot be opened: {error}", path.display()));
