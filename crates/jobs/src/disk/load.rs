@@ -152,7 +152,10 @@ impl Loader {
             return self.damage.add(format!("there is a row of no table: {key:?}"));
         };
         let read = rows::open(key, value).and_then(|opened| match number {
-            0 => Some(self.commit = opened.commit),
+            0 => {
+                self.commit = opened.commit;
+                Some(())
+            }
             _ => self.queues.entry(number).or_default().read(table, id, opened),
         });
         if read.is_none() {
