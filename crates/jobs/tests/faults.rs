@@ -107,10 +107,11 @@ async fn all_ids(queue: &Arc<dyn JobStore>, state: State) -> BTreeSet<u64> {
 #[allow(unsafe_code)]
 fn replace_journal(by: &str) {
     use std::os::fd::{FromRawFd, OwnedFd};
-    let target = std::fs::read_dir("/proc/self/fd").expect("Linux").map(|entry| entry.expect("an entry").path());
+    let mut descriptors =
+        std::fs::read_dir("/proc/self/fd").expect("Linux").map(|entry| entry.expect("an entry").path());
     let is_journal =
         |path: &PathBuf| std::fs::read_link(path).is_ok_and(|to| to.extension().is_some_and(|e| e == "jnl"));
-    let journal = target.filter(is_journal).next().expect("a journal is open");
+    let journal = descriptors.find(is_journal).expect("a journal is open");
     let number = journal.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("a number");
     let other = std::fs::OpenOptions::new().write(true).open(by).expect("a device");
     // SAFETY: the descriptor is open, and is given back below to whom it belongs.
