@@ -4,6 +4,8 @@ mod support;
 
 #[path = "jobs/command_line.rs"]
 mod command_line;
+#[path = "jobs/documented.rs"]
+mod documented;
 #[path = "jobs/durability.rs"]
 mod durability;
 #[path = "jobs/lists.rs"]
