@@ -39,7 +39,8 @@ const BYTES_MAX: usize = 64 << 10;
 /// Items of lists and objects that a condition with a loop may look at.
 const ITEMS_MAX: usize = 1000;
 
-const FUNCTIONS: [&str; 12] = [
+/// The functions there are.
+pub(super) const FUNCTIONS: [&str; 12] = [
     "bool",
     "bytes",
     "contains",

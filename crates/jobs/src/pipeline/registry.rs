@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 
+use super::condition::FUNCTIONS;
 use super::params::{Bad, Params};
+use super::scope::META;
 use super::stage::{OnError, Stage};
 use super::stages;
+use super::template::{self, FILTERS, TESTS};
 
 /// A kind of stage.
 pub(super) struct StageKind {
@@ -126,7 +129,30 @@ pub fn reference() -> String {
             describe(&mut page, kind);
         }
     }
+    languages(&mut page);
     page
+}
+
+/// What templates and conditions are made of.
+fn languages(page: &mut String) {
+    let list = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let _ = write!(
+        page,
+        "\n## Templates and conditions\n\n\
+         Both see the record's fields by their names, and the job as `job`, with {meta}; those are there without `job.` too, where \
+         no field has that name.\n\n\
+         **Templates** are [MiniJinja]: `{{{{ author.name }}}}`, `{{% if tags %}}…{{% endif %}}`, `{{% for tag in tags %}}…{{% endfor \
+         %}}`. To print what is not there, or null, is an error; `{{% if it %}}` asks, and `{{{{ it|default('') }}}}` helps. Filters: \
+         {filters}. Tests, after `is`: {tests}. A template makes {bytes} bytes at most.\n\n\
+         **Conditions** are [CEL]: `kind != 'delete' && size(text) > 0`. Functions: {functions}, and `has`, `all`, `exists`, \
+         `exists_one`, `map` and `filter`, not one in another.\n\n\
+         [MiniJinja]: https://docs.rs/minijinja/latest/minijinja/syntax/\n[CEL]: https://cel.dev\n",
+        meta = list(&META),
+        filters = list(&FILTERS),
+        tests = list(&TESTS),
+        functions = list(&FUNCTIONS),
+        bytes = template::BYTES_MAX,
+    );
 }
 
 fn describe(page: &mut String, kind: &StageKind) {

@@ -240,7 +240,7 @@ fn statement(token: Option<Result<Token, Error>>) -> Result<bool, String> {
 }
 
 /// The filters there are.
-const FILTERS: [&str; 16] = [
+pub(super) const FILTERS: [&str; 16] = [
     "default",
     "escape",
     "first",
@@ -260,7 +260,7 @@ const FILTERS: [&str; 16] = [
 ];
 
 /// The tests there are.
-const TESTS: [&str; 4] = ["defined", "none", "number", "string"];
+pub(super) const TESTS: [&str; 4] = ["defined", "none", "number", "string"];
 
 fn environment(escape: AutoEscape) -> Environment<'static> {
     let mut environment = Environment::empty();

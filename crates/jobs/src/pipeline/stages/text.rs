@@ -11,6 +11,8 @@ use crate::pipeline::record::Record;
 use crate::pipeline::registry::{Reads, StageKind, default, optional, required};
 use crate::pipeline::stage::{At, Failed, OnError, Outcome, Stage};
 
+mod html;
+
 /// Tags in one string. Broken HTML is repaired as browsers do it, which can take time by the square of its tags.
 const TAGS_MAX: u64 = 2000;
 
@@ -33,11 +35,17 @@ pub(crate) const KINDS: &[StageKind] = &[
     StageKind {
         name: "truncate",
         summary: "Cuts a string that is too long, between characters as readers see them: letters keep their accents, flags and \
-                  families stay whole. It knows no HTML: put it before `sanitise`.",
+                  families stay whole. After `sanitise` it has to know that it cuts HTML (`html`).",
         keys: &[
             required("field", "field", "Which one. If it is not there, nothing is done."),
             required("chars", "number", "How many characters (code points) it has at most, the suffix among them."),
             default("suffix", "string", "\"…\"", "What a cut string ends with."),
+            default(
+                "html",
+                "true or false",
+                "false",
+                "Whether it is HTML: tags are not counted nor cut, and closed at the end.",
+            ),
         ],
         reads: Reads::Fields,
         on_error: OnError::DeadLetter,
@@ -119,13 +127,14 @@ struct Truncate {
     field: Path,
     chars: usize,
     suffix: String,
+    html: bool,
 }
 
 fn truncate(params: &Params) -> Result<Box<dyn Stage>, Bad> {
-    let (field, suffix) = (params.path("field")?, params.text("suffix")?);
+    let (field, suffix, html) = (params.path("field")?, params.text("suffix")?, params.flag("html")?);
     let chars = params.number("chars", 1..=1 << 20)? as usize;
     match suffix.chars().count() < chars {
-        true => Ok(Box::new(Truncate { field, chars, suffix })),
+        true => Ok(Box::new(Truncate { field, chars, suffix, html })),
         false => Err(Bad::at("suffix", format!("is as long as the {chars} characters that may stay"))),
     }
 }
@@ -134,10 +143,16 @@ impl Stage for Truncate {
     fn apply(&self, mut record: Record, _: &At) -> Result<Outcome, Failed> {
         if let Some(Value::String(text)) = self.field.get_mut(record.fields_mut()?)
             && text.len() > self.chars
-            && text.chars().count() > self.chars
         {
-            text.truncate(cut(text, self.chars - self.suffix.chars().count()));
-            text.push_str(&self.suffix);
+            let chars = self.chars - self.suffix.chars().count();
+            match self.html {
+                true => html::cut(text, self.chars, chars, &self.suffix),
+                false if text.chars().count() > self.chars => {
+                    text.truncate(cut(text, chars));
+                    text.push_str(&self.suffix);
+                }
+                false => {}
+            }
         }
         Ok(Outcome::One(record))
     }
@@ -236,6 +251,37 @@ mod tests {
             run(&pipeline, record(&json!({ "text": bomb }).to_string()));
             assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         }
+    }
+
+    #[test]
+    fn html_is_cut_outside_of_its_tags() {
+        let truncate = |chars: usize| json!({ "stage": "truncate", "field": "text", "chars": chars, "html": true });
+        let cases = [
+            (5, "<b>hello</b>", "<b>hello</b>"),
+            (5, "<b>hello</b>!", "<b>hell…</b>"),
+            (4, "<p>a<b>bc<i>def</i></b></p>", "<p>a<b>bc<i>…</i></b></p>"),
+            (3, "ab&amp;&lt;&#39;", "ab…"),
+            (5, "ab&amp;&lt;&#39;", "ab&amp;&lt;&#39;"),
+            (4, "a<br>b<img src=\"x>y\">cde", "a<br>b<img src=\"x>y\">c…"),
+            (3, "<b></b><i>abcd</i>", "<b></b><i>ab…</i>"),
+            (3, "abcd<b>e</b>", "ab…"),
+            (2, "e\u{301}e\u{301}x", "…"),
+            // Nobody has cleaned these.
+            (4, "a < b & c", "a <…"),
+            (4, "ab&cdefghijklmn", "ab&…"),
+            (4, "</b>ab</i>cdef", "</b>ab</i>c…"),
+        ];
+        for (chars, text, cut) in cases {
+            check(&truncate(chars), json!({ "text": text }), json!({ "text": cut }));
+        }
+        let started = Instant::now();
+        for bomb in
+            ["<a ".repeat(200_000), "<a \"".repeat(100_000), "&a".repeat(200_000), "<i>".repeat(100_000) + "abcdef"]
+        {
+            let pipeline = compiled(json!([{ "stage": "json" }, truncate(5)]), &Shared::default());
+            run(&pipeline, record(&json!({ "text": bomb }).to_string()));
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     }
 
     #[test]
