@@ -15,6 +15,7 @@ pub mod sinks;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod worker;
 
 pub use disk::{Damage, Disk, DiskError};
 pub use job::{Entry, Failure, Job, JobId, Kind, Lease, Phase, Spec, State};

@@ -1,0 +1,309 @@
+//! The worker of a queue: claims its jobs, and takes each through all pipelines of the queue and into their sinks.
+//!
+//! ```text
+//! claim ─► one task per job ─► every pipeline ─► its sinks      ─► finish    all that had to confirm has
+//!            holds its lease                                    ─► cancel    tried again later, what is missing alone
+//!                                                               ─► stall     for a person to look at
+//! ```
+//!
+//! Always true:
+//! - a job is finished when each record of each pipeline was dropped on purpose or confirmed by all required sinks; shadow
+//!   pipelines, optional sinks and copies hold nothing and fail nothing;
+//! - jobs of one key go one after the other, as the store gives them; so do the records of one job into one sink;
+//! - while a target is away, its jobs wait with their leases extended, and no attempt of theirs is used up. They take up
+//!   places: when all of `concurrency` wait, the queue does;
+//! - a job that was claimed is finished, given back or stalled, unless its lease was lost: then it is somebody else's;
+//! - a job's task that panics has failed that attempt, and nothing else.
+//!
+//! Not here: the clock, which is handed in; where jobs are kept (`store`); stages and sinks themselves.
+
+mod alarm;
+mod hold;
+mod lease;
+mod plan;
+mod progress;
+mod run;
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+pub use alarm::Stuck;
+pub use plan::{Lane, Plan};
+
+use self::alarm::Alarm;
+use self::lease::Held;
+use crate::backoff::Backoff;
+use crate::job::{Job, Lease};
+use crate::store::{Claim, Claimed, JobStore, StoreError};
+
+/// The clock of the store's verbs, in milliseconds.
+pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Jobs that are claimed at once.
+const SLICE: usize = 64;
+
+/// What failed is begun again.
+const RESTART: Backoff = Backoff { first: Duration::from_millis(200), cap: Duration::from_secs(30) };
+
+/// How long a worker that was told to stop gives back what it had.
+const GIVING_BACK: Duration = Duration::from_secs(2);
+
+/// How jobs are worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Jobs at once.
+    pub concurrency: usize,
+    /// Claims are made for so long, and extended while they are worked on.
+    pub lease: Duration,
+    /// A stage or a sink that has had input for so long and got nowhere raises an alarm.
+    pub stuck_after: Duration,
+}
+
+/// What a worker has done since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Jobs that it claimed.
+    pub claimed: u64,
+    /// Jobs that it finished.
+    pub finished: u64,
+    /// Jobs that it gave back, to be tried again.
+    pub retried: u64,
+    /// Jobs that it stalled.
+    pub stalled: u64,
+    /// Jobs whose leases it lost.
+    pub lost: u64,
+    /// Jobs whose tasks panicked; they are among the others too.
+    pub panicked: u64,
+    /// Jobs that it has.
+    pub in_flight: u64,
+}
+
+/// Works on one queue until it is stopped.
+pub struct Worker(Arc<Inner>);
+
+struct Inner {
+    queue: Arc<str>,
+    store: Arc<dyn JobStore>,
+    now: Now,
+    orders: Mutex<Orders>,
+    running: AtomicUsize,
+    /// A job has ended, or there are new orders.
+    changed: Notify,
+    stop: watch::Sender<Stop>,
+    tallies: Tallies,
+    alarm: Alarm,
+}
+
+/// What a worker goes by: changes with a reload.
+#[derive(Clone)]
+struct Orders {
+    plan: Arc<Plan>,
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    /// Not at all.
+    Not,
+    /// Nothing more is claimed.
+    Claiming,
+    /// What is under way is given back.
+    Working,
+}
+
+#[derive(Default)]
+struct Tallies {
+    claimed: AtomicU64,
+    finished: AtomicU64,
+    retried: AtomicU64,
+    stalled: AtomicU64,
+    lost: AtomicU64,
+    panicked: AtomicU64,
+}
+
+impl Worker {
+    /// Begins. Must be called on the runtime.
+    pub fn start(queue: &str, store: Arc<dyn JobStore>, now: Now, plan: Plan, settings: Settings) -> Worker {
+        let inner = Arc::new(Inner {
+            queue: queue.into(),
+            store,
+            now,
+            orders: Mutex::new(Orders { plan: Arc::new(plan), settings }),
+            running: AtomicUsize::new(0),
+            changed: Notify::new(),
+            stop: watch::Sender::new(Stop::Not),
+            tallies: Tallies::default(),
+            alarm: Alarm::default(),
+        });
+        tokio::spawn(supervise(inner.clone(), "claims", |inner| inner.claims()));
+        tokio::spawn(supervise(inner.clone(), "alarm", |inner| alarm::run(inner)));
+        Worker(inner)
+    }
+
+    /// Goes by another plan from the next claim on; what is under way ends by the one that it began with.
+    pub fn replace(&self, plan: Plan, settings: Settings) {
+        *self.0.orders_mut() = Orders { plan: Arc::new(plan), settings };
+        self.0.changed.notify_one();
+    }
+
+    /// The plan that it goes by.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.0.orders().plan
+    }
+
+    /// What it has done.
+    pub fn counts(&self) -> Counts {
+        let Tallies { claimed, finished, retried, stalled, lost, panicked } = &self.0.tallies;
+        let [claimed, finished, retried, stalled, lost, panicked] =
+            [claimed, finished, retried, stalled, lost, panicked].map(|tally| tally.load(Ordering::Relaxed));
+        let in_flight = self.0.running.load(Ordering::Relaxed) as u64;
+        Counts { claimed, finished, retried, stalled, lost, panicked, in_flight }
+    }
+
+    /// What gets nowhere.
+    pub fn stuck(&self) -> Vec<Stuck> {
+        self.0.alarm.raised()
+    }
+
+    /// Claims nothing more, leaves what is under way some time to end, and gives back the rest.
+    pub async fn stop(&self, grace: Duration) {
+        for (stop, patience) in [(Stop::Claiming, grace), (Stop::Working, GIVING_BACK)] {
+            self.0.stop.send_replace(stop);
+            if timeout(patience, self.0.idle()).await.is_ok() {
+                break;
+            }
+        }
+        self.0.stop.send_replace(Stop::Working);
+    }
+}
+
+/// A worker that nobody has any more stops, and gives back what it had.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.0.stop.send_replace(Stop::Working);
+    }
+}
+
+impl Inner {
+    /// Claims and spawns, until it is told to stop.
+    async fn claims(self: Arc<Self>) {
+        let mut wakes = self.store.wakes();
+        let mut failures = 0;
+        while !self.stops(Stop::Claiming) {
+            let Orders { plan, settings } = self.orders();
+            let room = settings.concurrency.saturating_sub(self.running.load(Ordering::Acquire));
+            if room == 0 {
+                self.wait(self.changed.notified()).await;
+                continue;
+            }
+            wakes.mark_unchanged();
+            match self.claim(room.min(SLICE), settings).await {
+                Ok(Claimed { jobs, next_ms }) if jobs.is_empty() => {
+                    failures = 0;
+                    let next = next_ms.map(|next_ms| Duration::from_millis(next_ms.saturating_sub((self.now)())));
+                    self.wait(async {
+                        tokio::select! {
+                            Ok(()) = wakes.changed() => {}
+                            () = self.changed.notified() => {}
+                            () = sleep(next.unwrap_or(Duration::MAX)) => {}
+                        }
+                    })
+                    .await;
+                }
+                Ok(Claimed { jobs, .. }) => {
+                    failures = 0;
+                    jobs.into_iter().for_each(|(job, lease)| self.begin(&plan, settings, job, lease));
+                }
+                Err(error) => {
+                    failures += 1;
+                    if failures == 1 {
+                        tracing::warn!(queue = &*self.queue, %error, "no jobs can be claimed");
+                    }
+                    self.wait(sleep(RESTART.at_least_half_after(failures))).await;
+                }
+            }
+        }
+    }
+
+    async fn claim(&self, jobs_max: usize, settings: Settings) -> Result<Claimed, StoreError> {
+        let lease_ms = settings.lease.as_millis() as u64;
+        self.store.claim(Claim { jobs_max, lease_ms, owner: "pipelines".into() }, (self.now)()).await
+    }
+
+    fn begin(self: &Arc<Self>, plan: &Arc<Plan>, settings: Settings, job: Job, lease: Lease) {
+        self.tallies.claimed.fetch_add(1, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::AcqRel);
+        let place = Place(self.clone());
+        let held = Held::new(self.clone(), lease, settings.lease);
+        let plan = plan.clone();
+        tokio::spawn(async move {
+            run::work(held, plan, job).await;
+            drop(place);
+        });
+    }
+
+    /// Waits, but not longer than until claiming ends.
+    async fn wait(&self, until: impl Future<Output = ()>) {
+        tokio::select! {
+            () = until => {}
+            () = self.stopped(Stop::Claiming) => {}
+        }
+    }
+
+    fn stops(&self, what: Stop) -> bool {
+        *self.stop.borrow() >= what
+    }
+
+    async fn stopped(&self, what: Stop) {
+        // The sender is our own.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop >= what).await;
+    }
+
+    async fn idle(&self) {
+        while self.running.load(Ordering::Acquire) > 0 {
+            self.changed.notified().await;
+        }
+    }
+
+    fn orders(&self) -> Orders {
+        self.orders_mut().clone()
+    }
+
+    fn orders_mut(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A job's place among those that are worked on at once.
+struct Place(Arc<Inner>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+    }
+}
+
+/// Runs a task again whenever it panics, until the worker stops.
+async fn supervise<F>(inner: Arc<Inner>, what: &'static str, task: fn(Arc<Inner>) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    for failures in 1.. {
+        match tokio::spawn(task(inner.clone())).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::error!(queue = &*inner.queue, what, %error, "a task of a worker has ended; it is begun again")
+            }
+        }
+        inner.wait(sleep(RESTART.at_least_half_after(failures))).await;
+        if inner.stops(Stop::Claiming) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Where records wait that a stage holds.
+//!
+//! Always true:
+//! - a record that is not waited for any more leaves nothing behind here, and is counted as failed by its stage;
+//! - what waits is bounded by the jobs that are worked on.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::pipeline::{Pipeline, Reason, RecordId};
+
+/// A window whose newest record made way for one that had not been claimed yet stays for so long, for that one.
+const CARRIED: Duration = Duration::from_secs(10);
+
+/// Such windows, beyond which those that have not been used are looked for.
+const WINDOWS_MAX: usize = 10_000;
+
+/// Whose window: that of a stage, by its index, for a key.
+type Key = (usize, Arc<str>);
+
+/// What the stages of one pipeline hold.
+#[derive(Default)]
+pub(super) struct Holds {
+    windows: Mutex<HashMap<Key, Window>>,
+    batches: Mutex<HashMap<usize, Batch>>,
+}
+
+/// Time in which only the newest record of a key counts.
+struct Window {
+    closes: Instant,
+    /// The newest one that is waiting, and how it is told that it is not any more.
+    newest: Option<(RecordId, oneshot::Sender<()>)>,
+}
+
+/// Records that go on together.
+struct Batch {
+    records: usize,
+    complete: watch::Sender<bool>,
+}
+
+/// A record that a stage holds; if it neither goes on nor is dropped, it has failed.
+pub(super) struct Waiting<'a> {
+    pipeline: &'a Pipeline,
+    stage: usize,
+    ended: bool,
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(pipeline: &'a Pipeline, stage: usize) -> Waiting<'a> {
+        Waiting { pipeline, stage, ended: false }
+    }
+
+    /// It goes on: the pipeline counts it when it is told so.
+    pub(super) fn goes_on(mut self) {
+        self.ended = true;
+    }
+
+    pub(super) fn dropped(mut self, reason: Reason) {
+        self.ended = true;
+        self.pipeline.drop_held(self.stage, reason);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.pipeline.fail_held(self.stage);
+        }
+    }
+}
+
+impl Holds {
+    /// Waits until the window of this key closes; answers whether the record is still the newest. `behind` says whether a
+    /// newer one has yet to be claimed: it is asked at the end.
+    pub(super) async fn coalesce(
+        &self,
+        key: Key,
+        id: RecordId,
+        within: Duration,
+        behind: impl Future<Output = bool>,
+    ) -> bool {
+        let Some((mut place, closes, displaced)) = self.enter(key, id, within) else { return false };
+        tokio::select! {
+            _ = displaced => return false,
+            () = sleep_until(closes) => {}
+        }
+        place.carry = behind.await;
+        !place.carry
+    }
+
+    /// A place in the window of this key; `None` if a newer record has it.
+    fn enter(
+        &self,
+        key: Key,
+        id: RecordId,
+        within: Duration,
+    ) -> Option<(InWindow<'_>, Instant, oneshot::Receiver<()>)> {
+        let now = Instant::now();
+        let mut windows = lock(&self.windows);
+        if windows.len() >= WINDOWS_MAX {
+            windows.retain(|_, window| window.is_of_use(now));
+        }
+        let window = windows.entry(key.clone()).or_insert_with(|| Window { closes: now + within, newest: None });
+        if !window.is_of_use(now) {
+            window.closes = now + within;
+        }
+        if window.newest.as_ref().is_some_and(|(newest, _)| *newest > id) {
+            return None;
+        }
+        let (tell, displaced) = oneshot::channel();
+        if let Some((_, older)) = window.newest.replace((id, tell)) {
+            // It may have gone.
+            let _ = older.send(());
+        }
+        Some((InWindow { holds: self, key, id, carry: false }, window.closes, displaced))
+    }
+
+    /// Waits until so many records of a stage are here, or its first one has waited for so long.
+    pub(super) async fn batch(&self, stage: usize, max: usize, within: Duration) {
+        let until = Instant::now() + within;
+        let mut complete = self.join(stage, max);
+        // An error would be that the batch has gone on.
+        let waited = timeout_at(until, complete.wait_for(|complete| *complete)).await.is_err();
+        if waited {
+            self.close(stage, &complete);
+        }
+    }
+
+    fn join(&self, stage: usize, max: usize) -> watch::Receiver<bool> {
+        let mut batches = lock(&self.batches);
+        let batch = batches.entry(stage).or_insert_with(|| Batch { records: 0, complete: watch::Sender::new(false) });
+        batch.records += 1;
+        let complete = batch.complete.subscribe();
+        if batch.records >= max {
+            batch.complete.send_replace(true);
+            batches.remove(&stage);
+        }
+        complete
+    }
+
+    /// The first of a batch has waited long enough. Another batch may have begun since.
+    fn close(&self, stage: usize, complete: &watch::Receiver<bool>) {
+        let mut batches = lock(&self.batches);
+        if batches.get(&stage).is_some_and(|batch| batch.complete.subscribe().same_channel(complete)) {
+            let batch = batches.remove(&stage).expect("it has just been there");
+            batch.complete.send_replace(true);
+        }
+    }
+}
+
+impl Window {
+    /// Whether somebody waits in it, or may yet come to take over.
+    fn is_of_use(&self, now: Instant) -> bool {
+        self.newest.is_some() || now < self.closes + CARRIED
+    }
+}
+
+/// A record's place in a window.
+struct InWindow<'a> {
+    holds: &'a Holds,
+    key: Key,
+    id: RecordId,
+    /// Whether the window stays for the next one.
+    carry: bool,
+}
+
+impl Drop for InWindow<'_> {
+    fn drop(&mut self) {
+        let mut windows = lock(&self.holds.windows);
+        let Some(window) = windows.get_mut(&self.key) else { return };
+        if window.newest.as_ref().is_none_or(|(newest, _)| *newest != self.id) {
+            return;
+        }
+        window.newest = None;
+        if !self.carry {
+            windows.remove(&self.key);
+        }
+    }
+}
+
+fn lock<K: Hash, V>(table: &Mutex<HashMap<K, V>>) -> MutexGuard<'_, HashMap<K, V>> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,114 @@
+//! A claimed job's lease: kept while the job is worked on, and given up by one of the verbs that end a claim.
+//!
+//! Always true: a verb that the store could not write is tried again for as long as the lease holds.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::sleep;
+
+use super::Inner;
+use crate::backoff::Backoff;
+use crate::job::{Failure, Lease, State};
+use crate::store::StoreError;
+
+/// Between two attempts at a job.
+const ATTEMPTS: Backoff = Backoff { first: Duration::from_secs(1), cap: Duration::from_secs(300) };
+
+/// Between two tries of a verb that the store could not write.
+const VERB: Backoff = Backoff { first: Duration::from_millis(100), cap: Duration::from_secs(5) };
+
+/// How a claim ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The job is done.
+    Finish(Bytes),
+    /// It is tried again later.
+    Retry(Failure),
+    /// It is given back, to be claimed by anybody at once.
+    GiveBack(Failure),
+    /// A person is to look at it.
+    Stall(Failure),
+}
+
+/// A claimed job.
+pub(super) struct Held {
+    pub(super) inner: Arc<Inner>,
+    lease: Lease,
+    length: Duration,
+}
+
+impl Held {
+    pub(super) fn new(inner: Arc<Inner>, lease: Lease, length: Duration) -> Held {
+        Held { inner, lease, length }
+    }
+
+    /// Extends the lease again and again; returns when it is lost.
+    pub(super) async fn keep(&mut self) {
+        sleep(self.length / 2).await;
+        let mut failures = 0;
+        loop {
+            let now_ms = (self.inner.now)();
+            let until_ms = now_ms.saturating_add(self.length.as_millis() as u64);
+            match self.inner.store.extend(self.lease, until_ms, now_ms).await {
+                Ok(lease) => {
+                    (self.lease, failures) = (lease, 0);
+                    sleep(self.length / 2).await;
+                }
+                Err(StoreError::Unavailable(_)) if now_ms < self.lease.until_ms => {
+                    failures += 1;
+                    sleep(VERB.at_least_half_after(failures)).await;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Ends the claim of a job that was in this attempt.
+    pub(super) async fn end(self, attempt: u32, end: End) {
+        let mut failures = 0;
+        loop {
+            match self.try_end(attempt, &end).await {
+                Ok(state) => return self.count(state),
+                Err(StoreError::Unavailable(_)) if (self.inner.now)() < self.lease.until_ms => {
+                    failures += 1;
+                    sleep(VERB.at_least_half_after(failures)).await;
+                }
+                Err(error) => {
+                    tracing::debug!(queue = &*self.inner.queue, job = self.lease.job.0, %error, "a job was lost");
+                    return self.lost();
+                }
+            }
+        }
+    }
+
+    async fn try_end(&self, attempt: u32, end: &End) -> Result<State, StoreError> {
+        let (store, lease, now_ms) = (&self.inner.store, self.lease, (self.inner.now)());
+        match end.clone() {
+            End::Finish(result) => store.finish(lease, result, now_ms).await.map(|()| State::Finished),
+            End::Stall(failure) => store.stall(lease, failure, now_ms).await.map(|()| State::Stalled),
+            End::GiveBack(failure) => store.cancel(lease, now_ms, failure, now_ms).await,
+            End::Retry(failure) => {
+                let wait_ms = ATTEMPTS.at_least_half_after(attempt).as_millis() as u64;
+                store.cancel(lease, now_ms.saturating_add(wait_ms), failure, now_ms).await
+            }
+        }
+    }
+
+    /// The job is somebody else's now, or will be.
+    pub(super) fn lost(&self) {
+        self.inner.tallies.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self, state: State) {
+        let tallies = &self.inner.tallies;
+        let tally = match state {
+            State::Finished => &tallies.finished,
+            State::Stalled => &tallies.stalled,
+            State::Waiting | State::Delayed | State::Claimed => &tallies.retried,
+        };
+        tally.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,98 @@
+//! What is done with a queue's jobs: its pipelines, side by side, each with its sinks.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Semaphore;
+
+use super::hold::Holds;
+use crate::pipeline::{Pipeline, Record};
+use crate::sinks::{Effort, Outlet};
+
+/// What of one pipeline is under way that nobody waits for. Beyond it: not done, and counted.
+const ASIDE_MAX: usize = 256;
+
+/// A pipeline and its sinks.
+pub struct Lane {
+    /// The stages.
+    pub pipeline: Pipeline,
+    /// The sinks.
+    pub outlets: Vec<Outlet>,
+    /// Whether it is only tried out: no job waits for it.
+    pub shadow: bool,
+    pub(super) holds: Holds,
+    aside: Arc<Semaphore>,
+    overflown: AtomicU64,
+}
+
+impl Lane {
+    /// A pipeline that ends in these sinks.
+    pub fn new(pipeline: Pipeline, outlets: Vec<Outlet>, shadow: bool) -> Lane {
+        Lane {
+            pipeline,
+            outlets,
+            shadow,
+            holds: Holds::default(),
+            aside: Arc::new(Semaphore::new(ASIDE_MAX)),
+            overflown: AtomicU64::new(0),
+        }
+    }
+
+    /// Jobs that a shadow pipeline did not have, as too many were under way.
+    pub fn overflown(&self) -> u64 {
+        self.overflown.load(Ordering::Relaxed)
+    }
+
+    /// Does what nobody waits for; answers whether there was room.
+    pub(super) fn aside(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let Ok(permit) = self.aside.clone().try_acquire_owned() else { return false };
+        tokio::spawn(async move {
+            task.await;
+            drop(permit);
+        });
+        true
+    }
+
+    /// The pipeline has not had a job.
+    pub(super) fn overflow(&self) {
+        self.overflown.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Hands a record to one of the sinks, without waiting.
+    pub(super) fn offer(self: &Arc<Self>, outlet: usize, record: &Arc<Record>) {
+        let (lane, record) = (self.clone(), record.clone());
+        let begun = self.aside(async move {
+            // It has been counted there, and that is all that becomes of it.
+            let _ = lane.outlets[outlet].deliver(&record, lane.pipeline.queue(), Effort::Best).await;
+        });
+        if !begun {
+            self.outlets[outlet].overflow();
+        }
+    }
+}
+
+/// The pipelines of a queue.
+#[derive(Clone, Default)]
+pub struct Plan {
+    lanes: Vec<Arc<Lane>>,
+}
+
+impl Plan {
+    /// These pipelines. One that was in an earlier plan keeps what it remembers and has counted.
+    pub fn new(lanes: Vec<Arc<Lane>>) -> Plan {
+        Plan { lanes }
+    }
+
+    /// The pipelines.
+    pub fn lanes(&self) -> &[Arc<Lane>] {
+        &self.lanes
+    }
+
+    /// Hands a copy to all sinks of the named pipeline. A reload may have taken that away.
+    pub(super) fn copy(&self, to: &str, record: Record) {
+        let Some(lane) = self.lanes.iter().find(|lane| **lane.pipeline.name() == *to) else { return };
+        let record = Arc::new(record);
+        (0..lane.outlets.len()).for_each(|outlet| lane.offer(outlet, &record));
+    }
+}

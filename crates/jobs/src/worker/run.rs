@@ -1,0 +1,217 @@
+//! One job on its way: through every pipeline of its queue, and from each into its sinks.
+//!
+//! Always true:
+//! - of one job, records go into one sink in their order, and none overtakes one that failed;
+//! - a sink counts as done with the job only if it has confirmed all that the pipeline made of it: where a stage failed a
+//!   part, the next attempt repeats the others too, and the sinks know them by their event ids.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use serde_json::{Map, Value, json};
+use tokio::time::sleep;
+
+use super::hold::Waiting;
+use super::lease::{End, Held};
+use super::plan::{Lane, Plan};
+use super::progress::Progress;
+use super::{Inner, Stop};
+use crate::job::{Failure, Job, State};
+use crate::pipeline::{Hold, Reason, Record, Step};
+use crate::sinks::{Effort, Undelivered};
+use crate::store::Query;
+
+/// Works on a claimed job until it has ended, its lease is lost, or the worker stops.
+pub(super) async fn work(mut held: Held, plan: Arc<Plan>, job: Job) {
+    let (attempt, inner) = (job.attempt, held.inner.clone());
+    let progress = Arc::new(Progress::read(&job.progress));
+    let run = Run { inner: inner.clone(), plan, progress: progress.clone() };
+    let failure = |reason: &str| Failure { reason: reason.into(), progress: progress.write() };
+    let end = tokio::select! {
+        end = AssertUnwindSafe(run.job(job)).catch_unwind() => end.unwrap_or_else(|_| {
+            inner.tallies.panicked.fetch_add(1, Ordering::Relaxed);
+            End::Retry(failure("the job's task panicked"))
+        }),
+        () = held.keep() => return held.lost(),
+        () = inner.stopped(Stop::Working) => End::GiveBack(failure("the worker stopped")),
+    };
+    held.end(attempt, end).await;
+}
+
+/// What stands in the way of a job, the worse the later: what can still be had is tried for before a person is asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    None,
+    /// A person is to look at it.
+    Park(String),
+    /// It is to be tried again.
+    Again(String),
+}
+
+/// What has become of a job in one pipeline.
+struct Outcome {
+    /// Records that reached the sinks.
+    out: usize,
+    /// Records that were dropped on purpose.
+    dropped: usize,
+    trouble: Trouble,
+}
+
+/// What the stages have made of a job, once nothing waits any more.
+struct Settled {
+    through: Vec<Arc<Record>>,
+    dropped: usize,
+    trouble: Trouble,
+}
+
+struct Run {
+    inner: Arc<Inner>,
+    plan: Arc<Plan>,
+    progress: Arc<Progress>,
+}
+
+impl Run {
+    async fn job(&self, job: Job) -> End {
+        let record = Record::new(&self.inner.queue, &job, (self.inner.now)());
+        if job.attempt == 1 {
+            self.plan.lanes().iter().filter(|lane| lane.shadow).for_each(|lane| self.try_out(lane, &record));
+        }
+        let missing = |lane: &&Arc<Lane>| !lane.shadow && !self.progress.has_all(lane.pipeline.name());
+        let lanes: Vec<&Arc<Lane>> = self.plan.lanes().iter().filter(missing).collect();
+        let outcomes = join_all(lanes.iter().map(|lane| self.lane(lane, record.clone()))).await;
+        let mut worst = Trouble::None;
+        let mut summary = Map::new();
+        for (lane, Outcome { out, dropped, trouble }) in lanes.iter().zip(outcomes) {
+            if trouble == Trouble::None {
+                self.progress.add_all(lane.pipeline.name());
+            }
+            summary.insert(lane.pipeline.name().to_string(), json!({ "out": out, "dropped": dropped }));
+            worst = worst.max(trouble);
+        }
+        let failure = |reason: String| Failure { reason: reason.into(), progress: self.progress.write() };
+        match worst {
+            Trouble::None => End::Finish(Value::Object(summary).to_string().into()),
+            Trouble::Park(reason) => End::Stall(failure(reason)),
+            Trouble::Again(reason) => End::Retry(failure(reason)),
+        }
+    }
+
+    /// A shadow pipeline has the job too, if it is not too far behind.
+    fn try_out(&self, lane: &Arc<Lane>, record: &Record) {
+        let run = Run { inner: self.inner.clone(), plan: self.plan.clone(), progress: Arc::default() };
+        let (shadow, record) = (lane.clone(), record.clone());
+        let begun = lane.aside(async move {
+            run.lane(&shadow, record).await;
+        });
+        if !begun {
+            lane.overflow();
+        }
+    }
+
+    async fn lane(&self, lane: &Arc<Lane>, record: Record) -> Outcome {
+        let steps = lane.pipeline.run(0, record, (self.inner.now)());
+        let Settled { through, dropped, trouble } = self.settle(lane, steps).await;
+        let complete = trouble == Trouble::None;
+        let into = |index| self.deliver(lane, index, &through, complete);
+        let troubles = join_all((0..lane.outlets.len()).map(into)).await;
+        let trouble = troubles.into_iter().fold(trouble, Trouble::max);
+        Outcome { out: through.len(), dropped, trouble }
+    }
+
+    /// Waits for what is held, and says what is left for the sinks, in order.
+    fn settle<'a>(
+        &'a self,
+        lane: &'a Arc<Lane>,
+        steps: Vec<Step>,
+    ) -> Pin<Box<dyn Future<Output = Settled> + Send + 'a>> {
+        Box::pin(async move {
+            let mut settled = Settled { through: Vec::new(), dropped: 0, trouble: Trouble::None };
+            // Most jobs are one record that nothing holds.
+            for part in join_all(steps.into_iter().map(|step| self.step(lane, step))).await {
+                settled.through.extend(part.through);
+                settled.dropped += part.dropped;
+                settled.trouble = settled.trouble.max(part.trouble);
+            }
+            settled
+        })
+    }
+
+    async fn step(&self, lane: &Arc<Lane>, step: Step) -> Settled {
+        let mut settled = Settled { through: Vec::new(), dropped: 0, trouble: Trouble::None };
+        match step {
+            Step::Through(record) => settled.through.push(Arc::new(record)),
+            Step::Copied { to, record } => self.plan.copy(&to, record),
+            Step::Dropped { .. } => settled.dropped += 1,
+            Step::Failed { stage, retry, why, .. } => {
+                let why = format!("{}/{}: {why}", lane.pipeline.name(), lane.pipeline.stages()[stage].name);
+                settled.trouble = if retry { Trouble::Again(why) } else { Trouble::Park(why) };
+            }
+            Step::Held { stage, record, hold } => return self.hold(lane, stage, record, hold).await,
+        }
+        settled
+    }
+
+    async fn hold(&self, lane: &Arc<Lane>, stage: usize, record: Record, hold: Hold) -> Settled {
+        let waiting = Waiting::new(&lane.pipeline, stage);
+        let goes_on = match hold {
+            Hold::Delay { ms } => {
+                sleep(Duration::from_millis(ms)).await;
+                true
+            }
+            Hold::Batch { max, within_ms } => {
+                lane.holds.batch(stage, max, Duration::from_millis(within_ms)).await;
+                true
+            }
+            Hold::Coalesce { key, within_ms } => {
+                // Of one ordering key one job is claimed at a time: the newer ones are still in the queue.
+                let behind = self.is_behind(record.key.clone().filter(|own| *own == key));
+                lane.holds.coalesce((stage, key), record.id, Duration::from_millis(within_ms), behind).await
+            }
+        };
+        if !goes_on {
+            waiting.dropped(Reason::Coalesced);
+            return Settled { through: Vec::new(), dropped: 1, trouble: Trouble::None };
+        }
+        waiting.goes_on();
+        self.settle(lane, lane.pipeline.resume(stage, record, (self.inner.now)())).await
+    }
+
+    /// Whether another job of this ordering key waits. Where the store does not say, none does: one event too many is
+    /// better than none.
+    async fn is_behind(&self, key: Option<Arc<str>>) -> bool {
+        let Some(key) = key else { return false };
+        let query = Query { key: Some((*key).into()), limit: 1, ..Query::all(State::Waiting) };
+        self.inner.store.list(query).await.is_ok_and(|page| !page.entries.is_empty())
+    }
+
+    /// Hands all records to one sink. `complete` says whether they are all that the pipeline makes of the job.
+    async fn deliver(&self, lane: &Arc<Lane>, index: usize, records: &[Arc<Record>], complete: bool) -> Trouble {
+        let (pipeline, outlet) = (&lane.pipeline, &lane.outlets[index]);
+        if self.progress.has(pipeline.name(), &outlet.name) {
+            return Trouble::None;
+        }
+        let mut trouble = Trouble::None;
+        for record in records {
+            if !outlet.required {
+                lane.offer(index, record);
+                continue;
+            }
+            let effort = if lane.shadow { Effort::Best } else { Effort::Required };
+            let Err(error) = outlet.deliver(record, pipeline.queue(), effort).await else { continue };
+            let why = format!("{}/{}: {error}", pipeline.name(), outlet.name);
+            match error {
+                Undelivered::Refused(_) => trouble = trouble.max(Trouble::Park(why)),
+                Undelivered::Failed(_) => return Trouble::Again(why),
+            }
+        }
+        if complete && trouble == Trouble::None {
+            self.progress.add(pipeline.name(), &outlet.name);
+        }
+        trouble
+    }
+}

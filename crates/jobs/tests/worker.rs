@@ -1,0 +1,416 @@
+//! What becomes of jobs between their queue and their sinks, with a store in memory and sinks that are real.
+
+#[path = "worker/bench.rs"]
+mod bench;
+#[path = "worker/target.rs"]
+mod target;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bench::{Bench, SETTINGS, check_sums, job, keyed, lane, lane_into, plan, shadow, until};
+use fanfare_jobs::sinks::{Circuit, Delivery, Sink, SinkError};
+use fanfare_jobs::worker::Settings;
+use fanfare_jobs::{JobId, State};
+use serde_json::json;
+use target::{Reply, Target};
+
+/// A sink of its own for each test to write to.
+fn http(target: &Target) -> serde_json::Value {
+    json!({ "sink": "http", "urls": [target.url], "body": "text" })
+}
+
+#[tokio::test]
+async fn a_job_goes_through_the_stages_and_into_every_sink() {
+    let (bench, one, two) = (Bench::new(3), Target::start().await, Target::start().await);
+    let stages = json!([{ "stage": "json" }, { "stage": "select", "fields": ["text"] }]);
+    let lane = lane("p", stages, json!([http(&one), http(&two)]));
+    let worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job(r#"{"text":"hello","secret":1}"#)]).await;
+    let finished = bench.until(State::Finished, 1).await;
+    assert_eq!((one.bodies(), two.bodies()), (vec![r#"{"text":"hello"}"#.into()], vec![r#"{"text":"hello"}"#.into()]));
+    let fanfare_jobs::Phase::Finished { result } = &finished[0].phase else { panic!("it is finished") };
+    assert_eq!(result, r#"{"p":{"dropped":0,"out":1}}"#);
+    until(|| worker.counts().in_flight == 0).await;
+    assert_eq!((worker.counts().claimed, worker.counts().finished), (1, 1));
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_retry_runs_only_what_is_missing() {
+    let (bench, good, bad) = (Bench::new(5), Target::start().await, Target::start().await);
+    bad.always(Reply::Status(500));
+    let lane = lane("p", json!([]), json!([http(&good), http(&bad)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job("x")]).await;
+    let delayed = bench.until(State::Delayed, 1).await;
+    assert!(delayed[0].reason.contains("p/2.http: answered 500"), "{}", delayed[0].reason);
+    assert_eq!(delayed[0].job.progress, r#"{"p":["1.http"]}"#);
+    bad.always(Reply::Status(200));
+    bench.until(State::Finished, 1).await;
+    assert_eq!(good.bodies(), ["x"], "it is not asked again");
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_parked_and_what_is_not_json_too() {
+    let (bench, target) = (Bench::new(5), Target::start().await);
+    target.decide(|heard| Reply::Status(if heard.body.contains("no") { 422 } else { 200 }));
+    let lane = lane("p", json!([{ "stage": "json" }]), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job(r#"{"a":"no"}"#), job("not json"), job(r#"{"a":"yes"}"#)]).await;
+    bench.until(State::Finished, 1).await;
+    let reasons: Vec<_> = bench.until(State::Stalled, 2).await.into_iter().map(|entry| entry.reason).collect();
+    assert!(reasons.iter().any(|reason| reason.contains("p/1.http: answered 422")), "{reasons:?}");
+    assert!(reasons.iter().any(|reason| reason.contains("p/1.json")), "{reasons:?}");
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn records_of_a_key_keep_their_order() {
+    let (bench, target) = (Bench::new(50), Target::start().await);
+    // Every third request fails, so that there are retries of all kinds.
+    let asked = AtomicU32::new(0);
+    target.decide(move |_| match asked.fetch_add(1, Ordering::Relaxed) % 3 {
+        0 => Reply::Status(503),
+        _ => Reply::Status(200),
+    });
+    let lane = lane("p", json!([]), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    let jobs = (0..40).map(|n| keyed(["a", "b", "c"][n % 3], format!("{} {n:03}", ["a", "b", "c"][n % 3])));
+    bench.put(jobs).await;
+    bench.until(State::Finished, 40).await;
+    let mut of_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for body in target.bodies() {
+        let (key, n) = body.split_once(' ').unwrap();
+        of_key.entry(key.into()).or_default().push(n.into());
+    }
+    for (key, mut seen) in of_key {
+        seen.dedup();
+        assert!(seen.is_sorted() && seen.len() >= 13, "{key}: {seen:?}");
+    }
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_poison_record_is_parked_while_others_flow() {
+    let (bench, target) = (Bench::new(2), Target::start().await);
+    target.decide(|heard| Reply::Status(if heard.body == "poison" { 500 } else { 200 }));
+    let lane = lane("p", json!([]), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([keyed("k", "poison"), keyed("k", "behind it")]).await;
+    bench.put((0..50).map(|n| job(n.to_string()))).await;
+    bench.until(State::Finished, 51).await;
+    let stalled = bench.until(State::Stalled, 1).await;
+    assert_eq!((stalled[0].job.attempt, &stalled[0].job.spec.data[..]), (2, &b"poison"[..]));
+    let bodies = target.bodies();
+    let last_poison = bodies.iter().rposition(|body| body == "poison");
+    assert!(last_poison < bodies.iter().position(|body| body == "behind it"), "it holds its key until it is parked");
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_hung_target_costs_time_and_no_attempt() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    target.always(Reply::Hang);
+    let sink = json!({ "sink": "http", "urls": [target.url], "body": "text", "timeout_ms": 100 });
+    let lane = lane("p", json!([]), json!([sink]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put((0..8).map(|n| job(n.to_string()))).await;
+    until(|| lane.outlets[0].circuit() != Circuit::Closed).await;
+    target.always(Reply::Status(200));
+    let finished = bench.until(State::Finished, 8).await;
+    assert!(finished.iter().all(|entry| entry.job.attempt == 1));
+    let tally = lane.outlets[0].counts();
+    assert!(tally.errors >= 5 && tally.opened >= 1 && tally.retried >= 5, "{tally:?}");
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn while_a_target_is_down_jobs_wait_with_their_leases_and_in_order() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    target.always(Reply::Status(503));
+    let lane = lane("p", json!([]), json!([http(&target)]));
+    let lease = Duration::from_millis(400);
+    let worker = bench.worker(&[&lane], Settings { lease, concurrency: 4, ..SETTINGS });
+    bench.put((0..10).map(|n| keyed(if n % 2 == 0 { "a" } else { "b" }, format!("{n}")))).await;
+    until(|| lane.outlets[0].circuit() != Circuit::Closed).await;
+    tokio::time::sleep(lease * 3).await;
+    let (claimed, waiting) = (bench.in_state(State::Claimed).await, bench.in_state(State::Waiting).await);
+    assert_eq!((claimed.len(), waiting.len()), (2, 8), "one of each key");
+    target.always(Reply::Status(200));
+    let finished = bench.until(State::Finished, 10).await;
+    assert!(finished.iter().all(|entry| entry.job.attempt == 1), "no attempt was used up");
+    assert_eq!(worker.counts().lost, 0);
+    for parity in [0, 1] {
+        let mut seen: Vec<u32> = target.bodies().iter().map(|body| body.parse().unwrap()).collect();
+        seen.retain(|n| n % 2 == parity);
+        seen.dedup();
+        assert!(seen.is_sorted() && seen.len() == 5, "{seen:?}");
+    }
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_target_that_names_a_time_is_not_asked_before() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    target.always(Reply::After(2));
+    let lane = lane("p", json!([]), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job("x")]).await;
+    until(|| target.heard().len() == 1).await;
+    let asked = Instant::now();
+    target.always(Reply::Status(200));
+    bench.until(State::Finished, 1).await;
+    assert!(asked.elapsed() >= Duration::from_millis(1900), "{:?}", asked.elapsed());
+    assert_eq!(target.heard().len(), 2);
+}
+
+#[tokio::test]
+async fn two_workers_share_a_queue() {
+    let (bench, target) = (Bench::new(3), Target::start().await);
+    let (one, two) = (lane("p", json!([]), json!([http(&target)])), lane("p", json!([]), json!([http(&target)])));
+    let (_first, _second) = (bench.worker(&[&one], SETTINGS), bench.worker(&[&two], SETTINGS));
+    bench.put((0..300).map(|n| keyed(&format!("k{}", n % 20), n.to_string()))).await;
+    bench.until(State::Finished, 300).await;
+    let bodies = target.bodies();
+    assert_eq!((bodies.len(), bodies.iter().collect::<BTreeSet<_>>().len()), (300, 300), "each once");
+    check_sums(&one, true);
+    check_sums(&two, true);
+}
+
+#[tokio::test]
+async fn a_reload_under_load_loses_nothing() {
+    let (bench, target) = (Bench::new(3), Target::start().await);
+    let versions = ["0", "1", "2", "3"];
+    let lanes = versions.map(|version| {
+        let stages = json!([{ "stage": "raw" }, { "stage": "set", "fields": { "version": version } }]);
+        lane("p", stages, json!([http(&target)]))
+    });
+    let worker = bench.worker(&[&lanes[0]], SETTINGS);
+    let total = 400;
+    for (n, lane) in lanes.iter().enumerate() {
+        worker.replace(plan(&[lane]), Settings { concurrency: 8 + n, ..SETTINGS });
+        bench.put((0..100).map(|m| job(format!("{n}-{m}")))).await;
+        until(|| target.heard().len() > n * 100 + 20).await;
+    }
+    bench.until(State::Finished, total).await;
+    let bodies = target.bodies();
+    assert_eq!((bodies.len(), bodies.iter().collect::<BTreeSet<_>>().len()), (total, total), "each once");
+    assert!(versions.iter().all(|v| bodies.iter().any(|body| body.contains(&format!(r#""version":"{v}""#)))));
+    lanes.iter().for_each(|lane| check_sums(lane, true));
+}
+
+#[tokio::test]
+async fn a_shadow_pipeline_holds_nothing_and_fails_nothing() {
+    let (bench, target, hung) = (Bench::new(1), Target::start().await, Target::start().await);
+    hung.always(Reply::Hang);
+    let real = lane("p", json!([]), json!([http(&target)]));
+    let tried = shadow("s", json!([{ "stage": "delay", "ms": 600_000 }]), json!([http(&hung)]));
+    let broken = shadow("t", json!([{ "stage": "json" }]), json!([http(&hung)]));
+    let _worker = bench.worker(&[&real, &tried, &broken], SETTINGS);
+    bench.put((0..300).map(|n| job(format!("no json {n}")))).await;
+    bench.until(State::Finished, 300).await;
+    assert_eq!(target.heard().len(), 300);
+    assert_eq!(tried.pipeline.stages()[0].counts.read().in_flight, 256);
+    assert_eq!(tried.overflown(), 44, "those that there was no room for are counted");
+    check_sums(&tried, false);
+    until(|| broken.pipeline.stages()[0].counts.read().failed + broken.overflown() == 300).await;
+}
+
+#[tokio::test]
+async fn an_optional_target_is_given_up_and_a_required_one_is_not() {
+    let (bench, needed, extra) = (Bench::new(1), Target::start().await, Target::start().await);
+    extra.always(Reply::Status(503));
+    let sink = json!({ "sink": "http", "urls": [needed.url], "optional_urls": [extra.url], "body": "text" });
+    let lane = lane("p", json!([]), json!([sink]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put((0..20).map(|n| job(n.to_string()))).await;
+    bench.until(State::Finished, 20).await;
+    until(|| lane.outlets[1].counts().in_flight == 0).await;
+    assert_eq!((&*lane.outlets[0].name, &*lane.outlets[1].name), ("1.http.1", "1.http.2"));
+    assert_eq!((lane.outlets[0].counts().out, lane.outlets[1].counts().out), (20, 0));
+    assert_eq!(lane.outlets[1].counts().lost.iter().sum::<u64>(), 20);
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_copy_goes_to_the_sinks_of_another_pipeline_and_nobody_waits_for_it() {
+    let (bench, target, other) = (Bench::new(1), Target::start().await, Target::start().await);
+    let tee = lane("p", json!([{ "stage": "tee", "to": "other" }]), json!([http(&target)]));
+    let gets = shadow("other", json!([{ "stage": "sample", "percent": 0 }]), json!([http(&other)]));
+    let _worker = bench.worker(&[&tee, &gets], SETTINGS);
+    bench.put([job("x")]).await;
+    bench.until(State::Finished, 1).await;
+    until(|| other.bodies() == ["x"]).await;
+    assert_eq!(target.bodies(), ["x"]);
+}
+
+#[tokio::test]
+async fn of_the_jobs_of_a_key_only_the_newest_goes_on() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    let lane = lane("p", json!([{ "stage": "coalesce", "within_ms": 300 }]), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put((0..20).map(|n| keyed("k", n.to_string()))).await;
+    bench.put([keyed("other", "alone"), job("without a key")]).await;
+    bench.until(State::Finished, 22).await;
+    let bodies: BTreeSet<String> = target.bodies().into_iter().collect();
+    assert_eq!(bodies, ["19", "alone", "without a key"].map(String::from).into_iter().collect());
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_window_may_go_by_what_is_in_the_record() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    let stages = json!([{ "stage": "json" }, { "stage": "coalesce", "key": "{{thread}}", "within_ms": 500 }]);
+    let lane = lane("p", stages, json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put((0..10).map(|n| job(format!(r#"{{"n":{n},"thread":{}}}"#, n % 2)))).await;
+    bench.until(State::Finished, 10).await;
+    let bodies: BTreeSet<String> = target.bodies().into_iter().collect();
+    assert_eq!(bodies, [r#"{"n":8,"thread":0}"#, r#"{"n":9,"thread":1}"#].map(String::from).into_iter().collect());
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_batch_goes_on_when_it_is_full_or_old() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    let lane = lane("p", json!([{ "stage": "batch", "max": 3, "within_ms": 1000 }]), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put((0..2).map(|n| job(n.to_string()))).await;
+    until(|| lane.pipeline.stages()[0].counts.read().in_flight == 2).await;
+    assert_eq!(target.heard().len(), 0);
+    bench.put((2..4).map(|n| job(n.to_string()))).await;
+    bench.until(State::Finished, 4).await;
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_delay_holds_the_job() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    let lane = lane("p", json!([{ "stage": "delay", "ms": 1000 }]), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], Settings { lease: Duration::from_millis(300), ..SETTINGS });
+    let put = Instant::now();
+    bench.put([job("x")]).await;
+    let finished = bench.until(State::Finished, 1).await;
+    assert!(put.elapsed() >= Duration::from_secs(1) && finished[0].job.attempt == 1);
+    check_sums(&lane, true);
+}
+
+/// Panics at the first record.
+#[derive(Default)]
+struct Faint(Mutex<Vec<JobId>>);
+
+#[async_trait]
+impl Sink for Faint {
+    async fn deliver(&self, delivery: Delivery<'_>) -> Result<(), SinkError> {
+        let first = {
+            let mut seen = self.0.lock().unwrap();
+            seen.push(JobId(delivery.record.id.job));
+            seen.len() == 1
+        };
+        assert!(!first, "fainted");
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_attempt() {
+    let bench = Bench::new(3);
+    let lane = lane_into(Faint::default());
+    let worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job("x"), job("y")]).await;
+    let finished = bench.until(State::Finished, 2).await;
+    let attempts: BTreeSet<u32> = finished.iter().map(|entry| entry.job.attempt).collect();
+    assert_eq!((attempts, worker.counts().panicked), ([1, 2].into_iter().collect(), 1));
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_gives_back_what_it_has() {
+    let (bench, good, hung) = (Bench::new(3), Target::start().await, Target::start().await);
+    hung.always(Reply::Hang);
+    let lane = lane("p", json!([]), json!([http(&good), http(&hung)]));
+    let worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job("x")]).await;
+    until(|| good.heard().len() == 1 && hung.heard().len() == 1).await;
+    until(|| lane.outlets[0].counts().out == 1).await;
+    worker.stop(Duration::from_millis(50)).await;
+    let waiting = bench.until(State::Waiting, 1).await;
+    assert_eq!(
+        (waiting[0].job.progress.as_ref(), &*waiting[0].reason),
+        (&br#"{"p":["1.http"]}"#[..], "the worker stopped")
+    );
+    bench.put([job("y")]).await;
+    assert_eq!((good.heard().len(), worker.counts().in_flight), (1, 0), "nothing more is claimed");
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_job_that_is_taken_away_is_let_go() {
+    let (bench, hung) = (Bench::new(3), Target::start().await);
+    hung.always(Reply::Hang);
+    let lane = lane("p", json!([]), json!([http(&hung)]));
+    let worker = bench.worker(&[&lane], Settings { lease: Duration::from_millis(300), ..SETTINGS });
+    let ids = bench.put([job("x")]).await;
+    until(|| hung.heard().len() == 1).await;
+    bench.store.retract(ids[0], (bench.now)()).await.unwrap();
+    until(|| worker.counts().lost == 1 && worker.counts().in_flight == 0).await;
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_sink_that_gets_nowhere_raises_an_alarm_until_it_does() {
+    let (bench, target) = (Bench::new(3), Target::start().await);
+    target.always(Reply::Status(503));
+    let lane = lane("p", json!([]), json!([http(&target)]));
+    let worker = bench.worker(&[&lane], Settings { stuck_after: Duration::from_millis(300), ..SETTINGS });
+    bench.put([job("x")]).await;
+    until(|| worker.stuck().len() == 1).await;
+    assert_eq!((&*worker.stuck()[0].pipeline, &*worker.stuck()[0].part), ("p", "1.http"));
+    target.always(Reply::Status(200));
+    bench.until(State::Finished, 1).await;
+    until(|| worker.stuck().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_webhook_is_signed_and_names_its_event() {
+    let (bench, target) = (Bench::new(3), Target::start().await);
+    let sink = json!({ "sink": "webhook", "urls": [target.url], "key": "app-key", "secret": "signing" });
+    let lane = lane("p", json!([{ "stage": "json" }]), json!([sink]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([fanfare_jobs::Spec { idempotency_key: Some("post-17".into()), ..job(r#"{"a":1}"#) }]).await;
+    bench.until(State::Finished, 1).await;
+    let heard = target.heard().remove(0);
+    assert_eq!(heard.headers["x-pusher-key"], "app-key");
+    assert_eq!(heard.headers["x-fanfare-event-id"], "post-17");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"secret");
+    let signature = ring::hmac::sign(&key, heard.body.as_bytes());
+    let signature: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(heard.headers["x-pusher-signature"], signature);
+    let body: serde_json::Value = serde_json::from_str(&heard.body).unwrap();
+    assert_eq!((&body["events"][0]["id"], &body["events"][0]["data"]), (&json!("post-17"), &json!({ "a": 1 })));
+}
+
+#[tokio::test]
+async fn publishers_of_other_servers_get_one_request_per_channel() {
+    let (bench, target) = (Bench::new(3), Target::start().await);
+    let stages = json!([
+        { "stage": "json" },
+        { "stage": "route", "channels": ["forum.{{f}}", "thread.{{t}}"], "event": "{{kind}}" },
+    ]);
+    let sinks = json!([{ "sink": "push_stream", "urls": [target.url] }]);
+    let lane = lane("p", stages, sinks);
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job(r#"{"f":1,"t":2}"#)]).await;
+    bench.until(State::Finished, 1).await;
+    let heard: Vec<_> =
+        target.heard().into_iter().map(|heard| (heard.target, heard.headers["event-type"].clone())).collect();
+    assert_eq!(
+        heard,
+        [("/in?id=forum.1".into(), "create".parse().unwrap()), ("/in?id=thread.2".into(), "create".parse().unwrap())]
+    );
+}
