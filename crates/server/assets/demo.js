@@ -1,12 +1,16 @@
-// The demo: a thread of comments on a presence channel, over any transport of fanfare.js, or over stock pusher-js.
+// The demo: a thread of comments and who reads it, over any transport of fanfare.js, or over stock pusher-js.
 //
-// The thread is what its events make of it: comment, edit and delete are publications like any other, so a page that
-// opens folds the last of them, and one that was cut off those that it missed.
+// A comment goes where a site's own would: into a queue, through a pipeline that makes it safe, and to the thread's
+// channel among others. The thread is what its events make of it: create, edit and delete are publications like any other,
+// so a page that opens folds the last of them, and one that was cut off those that it missed.
 
 import { Fanfare } from '/fanfare.js';
 
 const APP_KEY = 'fanfare-key';
+/** Who is here, and what anybody else publishes. */
 const ROOM = 'presence-demo';
+/** What the pipeline makes of comments. */
+const THREAD = 'thread.demo';
 const COMMENTS_MAX = 200;
 const NAMES = { ws: 'WebSocket', sse: 'SSE', stream: 'streaming', longpoll: 'long-polling', poll: 'polling', pusher: 'Pusher protocol' };
 /** Clocks further apart than this are not of one machine. */
@@ -21,8 +25,8 @@ const me = {
   name: (sessionStorage.name ??= randomName()),
 };
 
-/** Makes something of each event of the room. */
-const events = { comment: showComment, edit: showEdit, delete: showDeletion };
+/** Makes something of each event of the thread. */
+const events = { create: showComment, edit: showEdit, delete: showDeletion };
 
 /** What is heard, to be closed before anything else is opened. */
 let feed;
@@ -50,7 +54,7 @@ function open() {
 
 function openFanfare(transports) {
   const feed = new Fanfare(origin, APP_KEY, {
-    channels: [ROOM], transports, since: cursor, backtrack: 2 * COMMENTS_MAX, token: fetchToken, pollInterval: 2,
+    channels: [ROOM, THREAD], transports, since: cursor, backtrack: 2 * COMMENTS_MAX, token: fetchToken, pollInterval: 2,
   });
   feed.on('message', ({ event, data }) => hear(event, data));
   feed.on('subscribed', ({ presence }) => presence && setMembers(Object.entries(presence.hash)));
@@ -84,6 +88,7 @@ function openPusher() {
   channel.bind('pusher:member_removed', showMembers);
   channel.bind('pusher:subscription_succeeded', showMembers);
   channel.bind_global((event, data) => event.startsWith('pusher:') || hear(event, data));
+  pusher.subscribe(THREAD).bind_global((event, data) => event.startsWith('pusher:') || hear(event, data));
   return { close: () => pusher.disconnect() };
 }
 
@@ -106,14 +111,15 @@ async function post(submit) {
   const text = $('text').value.trim();
   // Emptied at once: what is typed while the answer is under way is the next comment.
   $('text').value = '';
-  if (text && !(await publish('comment', { id: newId(), by: me.id, name: me.name, text }))) {
+  if (text && !(await publish('create', { id: newId(), name: me.name, text }))) {
     $('text').value ||= text;
   }
 }
 
-/** Publishes an event; resolves to whether the server took it. */
-async function publish(event, data) {
-  const answer = await fetch(`/demo/${event}`, { method: 'POST', body: JSON.stringify({ ...data, sent_ms: now() }) })
+/** Says what happened to a comment; resolves to whether the server has it for good. */
+async function publish(kind, data) {
+  const comment = { forum: 'demo', thread: 'demo', user: me.id, ...data, sent_ms: now() };
+  const answer = await fetch(`/demo/${kind}`, { method: 'POST', body: JSON.stringify(comment) })
     .then((response) => (response.ok ? '' : `status ${response.status}`), () => 'the server does not answer');
   $('trouble').textContent = answer && `Not sent, try again: ${answer}.`;
   return !answer;
@@ -129,26 +135,26 @@ function hear(event, data) {
   }
 }
 
-function showComment({ id, by, name, text, sent_ms }) {
+function showComment({ id, user, name, text, sent_ms }) {
   if (find(id)) {
     return;
   }
-  const item = element('li', by === me.id ? 'comment mine' : 'comment');
+  const item = element('li', user === me.id ? 'comment mine' : 'comment');
   item.dataset.id = id;
-  item.style.setProperty('--hue', hueOf(by));
+  item.style.setProperty('--hue', hueOf(user));
   const when = element('small', 'when', new Date(sent_ms).toLocaleTimeString([], { timeStyle: 'short' }));
-  item.append(element('strong', '', name), when, element('small', 'took', tookOf(sent_ms)), element('p', 'text', text));
-  if (by === me.id) {
+  item.append(element('strong', '', name), when, element('small', 'took', tookOf(sent_ms)), element('p', 'text', plain(text)));
+  if (user === me.id) {
     item.append(button('Edit', () => beginEdit(item, id)), button('Delete', () => publish('delete', { id })));
   }
-  append(item, by === me.id);
-  countUnread(document.hidden && by !== me.id ? 1 : 0);
+  append(item, user === me.id);
+  countUnread(document.hidden && user !== me.id ? 1 : 0);
 }
 
 function showEdit({ id, text, sent_ms }) {
   const item = find(id);
   if (item && !item.classList.contains('deleted')) {
-    item.querySelector('.text').textContent = text;
+    item.querySelector('.text').textContent = plain(text);
     item.querySelector('.took').textContent = `edited ${tookOf(sent_ms)}`;
   }
 }
@@ -271,6 +277,11 @@ function parse(data) {
   } catch {
     return undefined;
   }
+}
+
+/** The pipeline makes safe HTML of a comment; this page shows the text of it. */
+function plain(html) {
+  return new DOMParser().parseFromString(html, 'text/html').body.textContent;
 }
 
 function newId() {

@@ -33,6 +33,7 @@ use crate::edge::shard_loop::Kit;
 use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, LoopStats, Loops, Occupancy, Order, Returned, Settings, Snapshot, shard_loop};
+use crate::ingest::Ingest;
 use crate::metrics::{Admin, Answers};
 use crate::queues::Queues;
 use crate::readiness::{Readiness, Unready};
@@ -43,6 +44,9 @@ use crate::{config, demo, push_stream};
 
 /// How long answers that are under way may take once nothing can be added to them.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// How long jobs that pipelines have begun may take when the server stops; the rest is given back.
+const LAST_JOBS: Duration = Duration::from_secs(5);
 
 /// Runs the server until it is told to stop. `echo` opens the raw `/echo` route for conformance tests.
 pub fn serve(config: Config, source: Source, echo: bool) -> anyhow::Result<()> {
@@ -196,6 +200,7 @@ impl Node {
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
         let queues = self.queues;
         let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), queues.clone(), &self.config);
+        let ingest = Ingest::start(&self.config, queues.clone(), api.publisher(), self.apps.clone());
         let mut revocations = self.tokens.changes();
         let answers = Arc::<Answers>::default();
         let loops = Loops::new(&self.loops);
@@ -224,8 +229,15 @@ impl Node {
         let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells: Vec<_> = self.loops.iter().map(|handle| handle.stats.clone()).collect();
         let nodes = self.shared.as_ref().map(|shared| shared.report(report(http, &self.config, cells.clone())));
-        let metrics =
-            Arc::new(Admin::new(self.apps.clone(), cells, answers, readiness.clone(), nodes.clone(), queues.clone()));
+        let metrics = Arc::new(Admin::new(
+            self.apps.clone(),
+            cells,
+            answers,
+            readiness.clone(),
+            nodes.clone(),
+            queues.clone(),
+            ingest.clone(),
+        ));
         // The admin listener outlives the drain, so that it can be watched.
         let (end, ending) = watch::channel(false);
         tokio::spawn(door::serve_only(self.admin, metrics, ending));
@@ -245,6 +257,7 @@ impl Node {
                     }
                     queues.reload(&config).await;
                     reload(&self.apps, &config, &self.loops).await;
+                    ingest.reload(&config);
                     reread(self.certificates.as_ref());
                 }
                 Ok(()) = revocations.changed() => {
@@ -261,6 +274,12 @@ impl Node {
         readiness.set(Unready::Stopping, true);
         stop.send_replace(true);
         queues.stop();
+        // Its publications are confirmed by loops that still run.
+        tokio::select! {
+            () = ingest.stop(LAST_JOBS) => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
         self.hub.part();
         tokio::select! {
             () = drain(&self.loops, self.threads, &self.hub, self.config.drain_s) => {

@@ -14,6 +14,7 @@ mod environment;
 mod error;
 mod network;
 mod origin;
+mod pipelines;
 mod push_stream;
 mod queues;
 mod redis;
@@ -26,6 +27,7 @@ mod written;
 pub use error::ConfigError;
 pub use network::Network;
 pub use origin::OriginRule;
+pub use pipelines::{IngestSettings, PipelineSettings};
 pub use push_stream::{PushStreamSettings, Templates};
 pub use queues::{Durability, QueueSettings};
 pub use redis::{Login, RedisServer, RedisServers, RedisSettings};
@@ -48,11 +50,11 @@ use written::{At, Place, Written, Wrong};
 /// The file that is read when it exists and no other is named.
 const DEFAULT_FILE: &str = "fanfare.toml";
 
-/// Where the demo page's comments are.
-pub const DEMO_CHANNEL: &str = "presence-demo";
+/// Where the readers of the demo page and its comments are.
+const DEMO_CHANNELS: [&str; 2] = ["presence-demo", "thread.demo"];
 
-/// Where the development app's servers put comments.
-const DEMO_QUEUE: &str = "comments";
+/// The development app's queue, and its pipeline.
+pub const COMMENTS: &str = "comments";
 
 /// The development app's credentials: printed in the documentation, so no secret at all.
 const DEVELOPMENT_ID: &str = "1";
@@ -104,6 +106,8 @@ pub struct Config {
     pub push_stream: Option<PushStreamSettings>,
     /// The Redis servers that nodes share; `None`: this node is alone.
     pub redis: Option<RedisSettings>,
+    /// What the pipelines of all apps share.
+    pub ingest: IngestSettings,
     /// The tenants.
     pub apps: Vec<AppSettings>,
     /// No apps were configured, so `apps` is the development app.
@@ -135,6 +139,7 @@ impl Default for Config {
             tls: None,
             push_stream: None,
             redis: None,
+            ingest: IngestSettings::default(),
             apps: vec![AppSettings::development(Some(&data_dir))],
             dev: true,
         }
@@ -181,6 +186,8 @@ pub struct AppSettings {
     pub history: Vec<HistoryRule>,
     /// Where its servers put jobs.
     pub queues: Vec<QueueSettings>,
+    /// What is done with them, where nobody comes to claim them.
+    pub pipelines: Vec<PipelineSettings>,
     /// How long a publication with the idempotency key of an earlier one is taken for the same.
     pub idempotency_s: u32,
     /// Which of its visitors are to have a feed.
@@ -204,6 +211,7 @@ impl AppSettings {
             keep_newest: Vec::new(),
             history: Vec::new(),
             queues: Vec::new(),
+            pipelines: Vec::new(),
             idempotency_s: 120,
             rollout: Rollout::default(),
             limits: Limits::default(),
@@ -213,13 +221,22 @@ impl AppSettings {
     /// What runs when nothing was configured.
     fn development(data_dir: Option<&Path>) -> AppSettings {
         let key = Key::new(DEVELOPMENT_KEY, DEVELOPMENT_SECRET);
-        AppSettings {
+        let app = AppSettings {
             name: "development".into(),
             client_events: true,
-            history: vec![HistoryRule::of_the_demo()],
-            queues: vec![QueueSettings::new(DEMO_QUEUE, data_dir)],
+            history: DEMO_CHANNELS.map(HistoryRule::of_the_demo).into(),
+            queues: vec![QueueSettings::new(COMMENTS, data_dir)],
             ..AppSettings::new(DEVELOPMENT_ID, key)
+        };
+        app.with(vec![PipelineSettings::of_comments()])
+    }
+
+    /// The same with these pipelines, which work on its queues.
+    fn with(mut self, pipelines: Vec<PipelineSettings>) -> AppSettings {
+        for queue in &mut self.queues {
+            queue.piped = pipelines.iter().any(|pipeline| pipeline.queue == queue.name);
         }
+        AppSettings { pipelines, ..self }
     }
 
     /// Whether it answers to the credentials that everybody knows.
@@ -239,9 +256,9 @@ pub struct HistoryRule {
 
 impl HistoryRule {
     /// A thread of comments that is still there after a while.
-    fn of_the_demo() -> HistoryRule {
+    fn of_the_demo(channel: &str) -> HistoryRule {
         HistoryRule {
-            channels: ChannelPattern::parse(DEMO_CHANNEL, DEMO_CHANNEL.len()).expect("a channel's name"),
+            channels: ChannelPattern::parse(channel, channel.len()).expect("a channel's name"),
             retention: Some(Retention { messages: 500, ttl: Duration::from_secs(3600), ..Retention::default() }),
         }
     }

@@ -11,6 +11,7 @@ mod config;
 mod data;
 mod demo;
 mod edge;
+mod ingest;
 mod leases;
 mod limits;
 mod metrics;

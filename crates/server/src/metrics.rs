@@ -2,6 +2,7 @@
 //!
 //! A scrape sums the cells that the loops own; only answers of the API are counted here.
 
+mod pipelines;
 mod queues;
 
 use std::fmt::Error;
@@ -21,10 +22,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use self::pipelines::PipelineCounts;
 use self::queues::QueueCounts;
 use crate::apps::Apps;
 use crate::edge::door::Http;
 use crate::edge::{Body, LoopStats, Snapshot};
+use crate::ingest::Ingest;
 use crate::queues::Queues;
 use crate::readiness::Readiness;
 use crate::redis::nodes::{Nodes, Server};
@@ -57,6 +60,7 @@ impl Admin {
         readiness: Readiness,
         nodes: Option<Nodes>,
         queues: Queues,
+        ingest: Ingest,
     ) -> Self {
         let mut registry = Registry::with_prefix("fanfare");
         registry.register_collector(Box::new(Cells { apps, cells, answers }));
@@ -65,6 +69,7 @@ impl Admin {
         }
         let queues = QueueCounts::new(queues);
         registry.register_collector(Box::new(queues.clone()));
+        registry.register_collector(Box::new(PipelineCounts(ingest)));
         Admin { registry, readiness, queues }
     }
 

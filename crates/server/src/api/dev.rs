@@ -1,4 +1,5 @@
-//! `/pusher/auth`, `/pusher/user-auth` and `/fanfare/token`: what an application's own server would answer, for clients under development.
+//! `/pusher/auth`, `/pusher/user-auth`, `/fanfare/token` and `/demo/…`: what an application's own server would answer and
+//! do, for clients under development.
 //!
 //! They let anybody in as anybody, so they exist for the development app alone, whose secret is public anyway and which
 //! is never served beyond this machine. Pages of any origin may ask.
@@ -6,8 +7,9 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use fanfare_jobs::{Kind, Spec};
 use fanfare_proto::channel::{Access, BadName, ChannelName};
-use fanfare_proto::json::{self, BadObject};
+use fanfare_proto::json::{self, BadObject, Text};
 use fanfare_proto::sign::{channel_text, hmac_hex, user_text};
 use fanfare_proto::socket_id::{BadSocketId, SocketId};
 use http_body_util::Full;
@@ -21,9 +23,12 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::Answer;
+use super::jobs::{self, BadJobs};
 use super::route::Grant;
 use crate::apps::App;
 use crate::body;
+use crate::config::COMMENTS;
+use crate::queues::Queues;
 use crate::tokens;
 
 /// The 32 bytes from which the keys of encrypted channels are made. Fixed, as publishers need them too:
@@ -200,6 +205,22 @@ fn shared_secret(channel: &str) -> String {
 
 fn to_json(data: &impl Serialize) -> String {
     serde_json::to_string(data).expect("strings and JSON have a JSON form")
+}
+
+/// Puts a comment of the demo page where the development app's pipeline takes it from, as a site's own server would.
+pub async fn comment(queues: &Queues, app: &App, kind: Kind, body: Bytes) -> Answer {
+    #[derive(Deserialize)]
+    struct Comment<'a> {
+        #[serde(borrow)]
+        id: Text<'a>,
+    }
+    let expected = "{\"id\":…,\"forum\":…,\"thread\":…,\"user\":…,\"text\":…}";
+    let comment: Comment = json::object(body::text(&body)?).map_err(|bad| BadJobs::Body { bad, expected })?;
+    // What happens to one comment is shown in the order in which it happened.
+    let spec = Spec { kind, key: Some((*comment.id.0).into()), data: body.clone(), ..Spec::default() };
+    let queue = jobs::queue(queues, app, COMMENTS)?;
+    queue.store.put(vec![spec], queue.now_ms()).await?;
+    Ok(super::empty_object())
 }
 
 /// Answers a browser that asks first whether a page of another origin may ask.

@@ -26,12 +26,12 @@ mod channels;
 mod cors;
 mod dev;
 mod error;
-mod events;
+pub mod events;
 mod history;
 mod info;
 mod jobs;
 mod plain;
-mod publish;
+pub mod publish;
 mod receipt;
 mod revoke;
 mod rollout;
@@ -44,6 +44,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanfare_hub::Hub;
+use fanfare_jobs::Kind;
 use fanfare_proto::sign::SignedQuery;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -67,7 +68,7 @@ type Answer = Result<Response<Full<Bytes>>, Refused>;
 /// Every call that there is.
 pub struct Api {
     hub: Hub,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     apps: Apps,
     tokens: Tokens,
     queues: Queues,
@@ -80,7 +81,7 @@ impl Api {
     /// Serves these apps.
     pub fn new(hub: Hub, apps: Apps, tokens: Tokens, queues: Queues, config: &Config) -> Self {
         Api {
-            publisher: Publisher::new(hub.clone()),
+            publisher: Arc::new(Publisher::new(hub.clone())),
             hub,
             apps,
             tokens,
@@ -89,6 +90,11 @@ impl Api {
             path_prefix: config.path_prefix.clone(),
             body_bytes_max: config.publish_body_bytes_max,
         }
+    }
+
+    /// Where its events leave, for those who publish here without a request.
+    pub fn publisher(&self) -> Arc<Publisher> {
+        self.publisher.clone()
     }
 
     /// Answers any request.
@@ -113,7 +119,7 @@ impl Api {
             (_, Route::Grant(grant)) => self.grant(head, grant, body).await,
             (_, Route::Plain { key, channels }) => Ok(plain::answer(self, head, &key, &channels, body).await),
             (_, Route::Rollout(key)) => Ok(rollout::answer(&self.apps, head, &key)),
-            (_, Route::Demo(event)) => self.demo(head, event, body).await,
+            (_, Route::Demo(kind)) => self.demo(head, kind, body).await,
         }
     }
 
@@ -196,12 +202,12 @@ impl Api {
         Ok(dev::with_cors(granted.unwrap_or_else(|refused| refused.response())))
     }
 
-    /// Publishes for the demo page, which must not hold a secret.
-    async fn demo<B: Readable>(&self, head: &Parts, event: &str, body: B) -> Answer {
+    /// Takes a comment of the demo page, which must not hold a secret.
+    async fn demo<B: Readable>(&self, head: &Parts, kind: Kind, body: B) -> Answer {
         let app = self.development()?;
         check_method(&head.method, Methods::Post)?;
         let body = body::read(body, self.body_bytes_max).await?;
-        self.publisher.comment(&app, event, &body).await
+        dev::comment(&self.queues, &app, kind, body).await
     }
 
     /// The app of those who have configured none.

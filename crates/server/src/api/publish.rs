@@ -4,6 +4,7 @@
 //! - all events of a request are counted and given room together, or none is published;
 //! - events on one channel are published in the order in which they were posted; channels do not wait for each other.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fanfare_hub::{BrokerError, ChannelKey, Hub, Post, Publication, Published};
@@ -11,7 +12,7 @@ use fanfare_proto::sign::SignedQuery;
 use futures_util::future::try_join_all;
 use hyper::{Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Answer;
 use super::channels::Channels;
@@ -21,7 +22,7 @@ use super::info::{Attributes, Info};
 use super::receipt::{Receipt, Told};
 use crate::apps::App;
 use crate::body;
-use crate::config::DEMO_CHANNEL;
+use crate::limits::RetryAfter;
 
 /// How long a publisher waits for its app's earlier publications to be delivered. Beyond it, 503.
 const WINDOW_TIMEOUT: Duration = Duration::from_secs(5);
@@ -89,13 +90,6 @@ impl Publisher {
         Ok(response)
     }
 
-    /// What the demo page says: the body is the data.
-    pub async fn comment(&self, app: &App, event: &str, body: &[u8]) -> Answer {
-        let event = Event::of_body(app, Some(event), DEMO_CHANNEL, None, body::text(body)?)?;
-        self.publish(app, &[event]).await?;
-        Ok(super::empty_object())
-    }
-
     /// Where the event went is told to publishers that may post it again.
     async fn told(&self, event: &Event, target: &Target, published: &Published) -> Result<Told, Refused> {
         let receipt = event.idempotency_key.is_some().then(|| Receipt::of(&target.key, published));
@@ -110,12 +104,40 @@ impl Publisher {
         Ok(info.attributes(self.hub.counts(&target.key).await?, target.presence))
     }
 
+    /// Publishes all of `events`, however long the app's rate and its window make them wait; returns when whoever on this
+    /// node was to be shown them has been.
+    pub async fn show(&self, app: &App, events: &[Event]) -> Result<(), BrokerError> {
+        let n: usize = events.iter().map(|event| event.targets.len()).sum();
+        if n == 0 {
+            return Ok(());
+        }
+        let n32 = u32::try_from(n).unwrap_or(u32::MAX);
+        while let Err(RetryAfter { ms }) = app.publish(n32, self.now_ms()).await {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+        }
+        let bytes = events.iter().map(Event::bytes).sum();
+        let _window = match app.usage.window.try_take(n, bytes) {
+            Some(permit) => permit,
+            None => app.usage.window.take(n, bytes).await,
+        };
+        // A publication's permit comes back with the last loop that has shown it.
+        let shown = Arc::new(Semaphore::new(n));
+        let mut all = shown.clone().try_acquire_many_owned(n32).expect("nobody else has any");
+        let queues = by_channel(letters(app, events, || all.split(1))).into_iter();
+        try_join_all(queues.map(|queue| deliver(&self.hub, queue))).await?;
+        let _shown = shown.acquire_many(n32).await.expect("it is never closed");
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started_at.elapsed().as_millis() as u64
+    }
+
     /// Publishes all of `events`, which are of one request, and says of each target of each event what became of it.
     pub async fn publish(&self, app: &App, events: &[Event]) -> Result<Vec<Published>, Refused> {
         let n: usize = events.iter().map(|event| event.targets.len()).sum();
-        let now_ms = self.started_at.elapsed().as_millis() as u64;
         // At most `batch_max` times `publish_channels_max`.
-        app.publish(u32::try_from(n).unwrap_or(u32::MAX), now_ms).await.map_err(Refused::TooOften)?;
+        app.publish(u32::try_from(n).unwrap_or(u32::MAX), self.now_ms()).await.map_err(Refused::TooOften)?;
         let mut window = window(app, n, events).await?;
         // The window may be smaller than the request, so shares follow from what was given.
         let share = window.num_permits() / n.max(1);

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use fanfare_jobs::JobId;
+use fanfare_jobs::{JobId, Kind};
 use hyper::Method;
 use hyper::header::HeaderValue;
 use percent_encoding::percent_decode_str;
@@ -32,8 +32,8 @@ pub enum Route<'p> {
     },
     /// `/rollout/{app_key}`: whether a visitor is to have a feed.
     Rollout(Cow<'p, str>),
-    /// `/demo/…`: an event of the demo page, by its name.
-    Demo(&'static str),
+    /// `/demo/…`: what has happened to a comment of the demo page.
+    Demo(Kind),
 }
 
 /// What a client under development asks to be granted.
@@ -161,9 +161,9 @@ impl<'p> Route<'p> {
             "/pusher/auth" => return Some(Route::Grant(Grant::Channel)),
             "/pusher/user-auth" => return Some(Route::Grant(Grant::User)),
             "/fanfare/token" => return Some(Route::Grant(Grant::Token)),
-            "/demo/comment" => return Some(Route::Demo("comment")),
-            "/demo/edit" => return Some(Route::Demo("edit")),
-            "/demo/delete" => return Some(Route::Demo("delete")),
+            "/demo/create" => return Some(Route::Demo(Kind::Create)),
+            "/demo/edit" => return Some(Route::Demo(Kind::Edit)),
+            "/demo/delete" => return Some(Route::Demo(Kind::Delete)),
             _ => {}
         }
         if let Some(rest) = path.strip_prefix("/users/") {
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(Route::parse("/pusher/auth"), Some(Route::Grant(Grant::Channel)));
         assert_eq!(Route::parse("/pusher/user-auth"), Some(Route::Grant(Grant::User)));
         assert_eq!(Route::parse("/fanfare/token"), Some(Route::Grant(Grant::Token)));
-        assert_eq!(Route::parse("/demo/edit"), Some(Route::Demo("edit")));
+        assert_eq!(Route::parse("/demo/edit"), Some(Route::Demo(Kind::Edit)));
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! Not here: the apps (`tenants`).
 
 use super::tenants;
-use super::written::{At, Place, Written, WrittenTls, Wrong};
-use super::{AppSettings, Config, DEVELOPMENT_KEY, TlsFiles, default_data_dir, push_stream, redis, role};
+use super::written::{At, Place, Written, WrittenIngest, WrittenTls, Wrong};
+use super::{AppSettings, Config, DEVELOPMENT_KEY, TlsFiles, default_data_dir, pipelines, push_stream, redis, role};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -50,9 +51,11 @@ pub(super) fn config(written: Written) -> Result<Config, Wrong> {
         ..default
     };
     config.data_dir = data_dir(written.data_dir, config.listen.port());
+    let lists = any(written.stages, BTreeMap::new());
+    config.ingest = pipelines::shared(any(written.ingest, WrittenIngest::default()), &lists)?;
     match written.apps.filter(|apps| !apps.value.is_empty()) {
         Some(written) => {
-            config.apps = tenants::apps(written.value, &config)?;
+            config.apps = tenants::apps(written.value, &config, &lists)?;
             config.dev = false;
         }
         None => config.apps = vec![AppSettings::development(config.data_dir.as_deref())],

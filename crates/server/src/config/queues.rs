@@ -27,6 +27,8 @@ pub struct QueueSettings {
     pub lease: Duration,
     /// How many jobs are worked on at once by this node's pipelines.
     pub concurrency: usize,
+    /// Whether pipelines work on it: then nobody else does.
+    pub piped: bool,
 }
 
 /// What a queue's jobs outlive.
@@ -47,6 +49,7 @@ impl QueueSettings {
             limits: Limits::default(),
             lease: Duration::from_secs(30),
             concurrency: 64,
+            piped: false,
         }
     }
 }
@@ -62,20 +65,21 @@ pub(super) fn checked(written: Vec<At<WrittenQueue>>, data_dir: Option<&Path>) -
             let message = format!("this app has a queue \"{}\" already", name.value);
             return Err(Wrong::at(name.place.clone(), message));
         }
-        let (name, place) = (self::name(name)?.to_owned(), name.place.clone());
+        let (name, place) = (self::name(name, "a queue's")?.to_owned(), name.place.clone());
         let durability = durability(queue.durability.clone(), place, data_dir)?;
         queues.push(QueueSettings { durability, ..settings(&name, queue)? });
     }
     Ok(queues)
 }
 
-fn name(At { value, place }: &At<String>) -> Result<&str, Wrong> {
+/// A name that can stand in paths and in the names of files. `whose` it is to be.
+pub(super) fn name<'a>(At { value, place }: &'a At<String>, whose: &str) -> Result<&'a str, Wrong> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
     if (1..=NAME_LEN_MAX).contains(&value.len()) && value.chars().all(plain) {
         return Ok(value);
     }
     let message = format!(
-        "expected 1 to {NAME_LEN_MAX} lower-case letters, digits, `-` and `_` as a queue's name, found {value:?}"
+        "expected 1 to {NAME_LEN_MAX} lower-case letters, digits, `-` and `_` as {whose} name, found {value:?}"
     );
     Err(Wrong::at(place.clone(), message))
 }

@@ -2,7 +2,7 @@
 
 use super::check::{any, number};
 use super::written::{At, Id, Place, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenRollout, Wrong};
-use super::{AppSettings, Config, HistoryRule, Key, OriginRule, Retention, queues, rollout};
+use super::{AppSettings, Config, HistoryRule, Key, OriginRule, Retention, pipelines, queues, rollout};
 use crate::limits::Limits;
 use fanfare_proto::channel::{self, ChannelPattern};
 use std::collections::HashSet;
@@ -20,9 +20,13 @@ const MESSAGES_MAX: u32 = 1_000_000;
 const EVENT_NAME_LEN_MAX: u32 = channel::EVENT_NAME_LEN_MAX as u32;
 
 /// Checks every app, and that no two of them answer to the same id or key.
-pub(super) fn apps(written: Vec<At<WrittenApp>>, config: &Config) -> Result<Vec<AppSettings>, Wrong> {
+pub(super) fn apps(
+    written: Vec<At<WrittenApp>>,
+    config: &Config,
+    lists: &pipelines::Lists,
+) -> Result<Vec<AppSettings>, Wrong> {
     let mut taken = Taken::default();
-    written.into_iter().map(|written| app(written, config, &mut taken)).collect()
+    written.into_iter().map(|written| app(written, config, lists, &mut taken)).collect()
 }
 
 /// The names that apps before this one took.
@@ -32,10 +36,15 @@ struct Taken {
     keys: HashSet<Arc<str>>,
 }
 
-fn app(written: At<WrittenApp>, config: &Config, taken: &mut Taken) -> Result<AppSettings, Wrong> {
+fn app(
+    written: At<WrittenApp>,
+    config: &Config,
+    lists: &pipelines::Lists,
+    taken: &mut Taken,
+) -> Result<AppSettings, Wrong> {
     let At { value: app, place } = written;
     let id = id(app.id, place.clone(), taken)?;
-    Ok(AppSettings {
+    let settings = AppSettings {
         name: app.name.map_or(id.clone(), |name| name.value.into()),
         enabled: any(app.enabled, true),
         keys: keys(app.keys, place, taken)?,
@@ -46,11 +55,14 @@ fn app(written: At<WrittenApp>, config: &Config, taken: &mut Taken) -> Result<Ap
         keep_newest: any(app.keep_newest, Vec::new()).into_iter().map(channels).collect::<Result<_, _>>()?,
         history: any(app.history, Vec::new()).into_iter().map(history).collect::<Result<_, _>>()?,
         queues: queues::checked(any(app.queues, Vec::new()), config.data_dir.as_deref())?,
+        pipelines: Vec::new(),
         idempotency_s: number(app.idempotency_s, 0..=DAY_S, 120)?,
         rollout: rollout::checked(any(app.rollout, WrittenRollout::default()))?,
         limits: limits(any(app.limits, WrittenLimits::default()), config)?,
         id,
-    })
+    };
+    let pipelines = pipelines::checked(any(app.pipelines, Vec::new()), &settings, &config.ingest, lists)?;
+    Ok(settings.with(pipelines))
 }
 
 fn id(written: Option<At<Id>>, app: Place, taken: &mut Taken) -> Result<Arc<str>, Wrong> {

@@ -4,6 +4,7 @@
 //! Nothing here knows defaults or judges values (`check`), and nothing here reads a file (`config`).
 
 use serde::de::{self, Deserialize, Deserializer};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -110,6 +111,8 @@ macro_rules! scalars {
             Written {
                 $($key: $kind,)*
                 tls: WrittenTls,
+                stages: BTreeMap<String, At<Vec<At<WrittenPart>>>>,
+                ingest: WrittenIngest,
                 push_stream: WrittenPushStream,
                 redis: WrittenRedis,
                 apps: Vec<At<WrittenApp>>,
@@ -125,6 +128,8 @@ macro_rules! scalars {
                 Written {
                     $($key: self.$key.or(below.$key),)*
                     tls: self.tls.or(below.tls),
+                    stages: self.stages.or(below.stages),
+                    ingest: self.ingest.or(below.ingest),
                     push_stream: self.push_stream.or(below.push_stream),
                     redis: self.redis.or(below.redis),
                     apps: self.apps.or(below.apps),
@@ -244,6 +249,7 @@ table! {
         history: Vec<At<WrittenHistory>>,
         rollout: WrittenRollout,
         queues: Vec<At<WrittenQueue>>,
+        pipelines: Vec<At<WrittenPipeline>>,
         limits: WrittenLimits,
     }
 }
@@ -285,6 +291,30 @@ table! {
         attempts_max: u32,
         lease_s: u32,
         concurrency: u32,
+    }
+}
+
+table! {
+    /// One `[[apps.pipelines]]`.
+    WrittenPipeline {
+        name: String,
+        queue: String,
+        shadow: bool,
+        stages: Vec<At<WrittenPart>>,
+        sinks: Vec<At<WrittenPart>>,
+    }
+}
+
+/// A stage or a sink of a pipeline: its keys are judged by its kind, which is found when the pipeline is compiled.
+pub type WrittenPart = BTreeMap<String, At<serde_json::Value>>;
+
+table! {
+    /// `[ingest]`.
+    WrittenIngest {
+        faults: bool,
+        file_dir: String,
+        stuck_after_s: u32,
+        keys: BTreeMap<String, At<String>>,
     }
 }
 

@@ -64,6 +64,9 @@ pub enum BadJobs {
     /// A value is not what its key takes.
     #[error(transparent)]
     Field(#[from] BadField),
+    /// Its jobs are none of the workers'.
+    #[error("pipelines of this server work on the queue {0}: nobody else claims its jobs")]
+    Piped(Arc<str>),
     /// The store says no.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -75,7 +78,9 @@ impl BadJobs {
         match self {
             BadJobs::UnknownQueue { .. } | BadJobs::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
             BadJobs::Body { .. } | BadJobs::Job { .. } | BadJobs::Field(_) => StatusCode::BAD_REQUEST,
-            BadJobs::Store(StoreError::LeaseLost(_) | StoreError::NotStalled(_)) => StatusCode::CONFLICT,
+            BadJobs::Piped(_) | BadJobs::Store(StoreError::LeaseLost(_) | StoreError::NotStalled(_)) => {
+                StatusCode::CONFLICT
+            }
             BadJobs::Store(StoreError::Full { .. } | StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -175,7 +180,11 @@ impl Call<'_> {
 
     /// Whoever claims is the queue's worker.
     async fn claim(&self) -> Answer {
-        let (claim, wait) = asked::claim(self.text()?, &self.queue.settings())?;
+        let settings = self.queue.settings();
+        if settings.piped {
+            return Err(Refused::Jobs(BadJobs::Piped(settings.name.clone())));
+        }
+        let (claim, wait) = asked::claim(self.text()?, &settings)?;
         let held = self.queue.claim(claim, wait).await?;
         // From here to the socket nothing waits: whoever was there to be answered is answered.
         Ok(super::ok(&told::Claimed::of(&held.hand_over())))

@@ -1,0 +1,191 @@
+//! The pipelines of this node: one worker for each queue that has some.
+//!
+//! Always true:
+//! - a reload that leaves a pipeline as it was leaves what its stages remember and have counted, too;
+//! - what a replaced pipeline has begun it ends.
+//!
+//! Not here: what becomes of a job (`fanfare_jobs::worker`); how pipelines are written (`config`).
+
+pub mod channels;
+pub mod compile;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fanfare_jobs::worker::{Lane, Plan, Settings, Worker};
+use futures_util::future::join_all;
+
+use self::compile::Means;
+use crate::api::publish::Publisher;
+use crate::apps::Apps;
+use crate::config::{AppSettings, Config, IngestSettings, PipelineSettings};
+use crate::queues::{Queue, Queues};
+
+/// How long the worker of a queue that has no pipelines any more may go on with what it has begun.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// All workers; cheap to clone.
+#[derive(Clone)]
+pub struct Ingest(Arc<Inner>);
+
+struct Inner {
+    queues: Queues,
+    publisher: Arc<Publisher>,
+    apps: Apps,
+    means: Means,
+    running: Mutex<Running>,
+}
+
+/// An app and a name within it.
+type Name = (Arc<str>, Arc<str>);
+
+#[derive(Default)]
+struct Running {
+    /// By app and queue.
+    workers: BTreeMap<Name, Arc<Piped>>,
+    /// By app and pipeline.
+    lanes: BTreeMap<Name, (MadeOf, Arc<Lane>)>,
+    stopped: bool,
+}
+
+/// A queue and its worker.
+pub struct Piped {
+    /// The queue.
+    pub queue: Arc<Queue>,
+    /// Its worker.
+    pub worker: Worker,
+}
+
+/// All that a compiled pipeline follows from.
+#[derive(Clone, PartialEq)]
+struct MadeOf {
+    pipeline: PipelineSettings,
+    ingest: IngestSettings,
+    siblings: BTreeSet<String>,
+    channel_name_len_max: usize,
+}
+
+impl Ingest {
+    /// Begins with what a configuration says. Must be called on the runtime.
+    pub fn start(config: &Config, queues: Queues, publisher: Arc<Publisher>, apps: Apps) -> Ingest {
+        let (means, running) = (Means::default(), Mutex::default());
+        let ingest = Ingest(Arc::new(Inner { queues, publisher, apps, means, running }));
+        ingest.reload(config);
+        ingest
+    }
+
+    /// Goes by another configuration, whose queues and apps are in place already.
+    pub fn reload(&self, config: &Config) {
+        let mut running = self.running();
+        if running.stopped {
+            return;
+        }
+        let before = std::mem::take(&mut *running);
+        let piped = config.apps.iter().filter(|_| config.role.is_api());
+        for app in piped {
+            for queue in self.0.queues.of_app(&app.id) {
+                let lanes = self.lanes(app, &queue, &config.ingest, &before, &mut running);
+                if !lanes.is_empty() {
+                    self.put_in_place(queue, Plan::new(lanes), &config.ingest, &before, &mut running);
+                }
+            }
+        }
+        for (name, piped) in before.workers {
+            if !running.workers.contains_key(&name) {
+                tokio::spawn(async move { piped.worker.stop(GRACE).await });
+            }
+        }
+    }
+
+    /// The pipelines of a queue: those that there are, where nothing has changed.
+    fn lanes(
+        &self,
+        app: &AppSettings,
+        queue: &Queue,
+        ingest: &IngestSettings,
+        before: &Running,
+        running: &mut Running,
+    ) -> Vec<Arc<Lane>> {
+        let mut lanes = Vec::new();
+        for pipeline in app.pipelines.iter().filter(|pipeline| pipeline.queue == queue.name) {
+            let name = (app.id.clone(), pipeline.name.clone());
+            let made_of = MadeOf {
+                pipeline: pipeline.clone(),
+                ingest: ingest.clone(),
+                siblings: compile::siblings(app, pipeline),
+                channel_name_len_max: app.limits.channel_name_len_max,
+            };
+            let known = before.lanes.get(&name);
+            let lane = match known.filter(|(before, _)| *before == made_of) {
+                Some((_, lane)) => lane.clone(),
+                None => {
+                    let channels = channels::kind(self.0.publisher.clone(), self.0.apps.clone(), app.id.clone());
+                    match compile::lane(app, pipeline, ingest, &self.0.means, channels) {
+                        Ok(lane) => Arc::new(lane),
+                        Err(wrong) => {
+                            tracing::error!(app = &*app.id, %wrong, "a pipeline does not compile any more; what there was stays");
+                            let Some((_, lane)) = known else { continue };
+                            lane.clone()
+                        }
+                    }
+                }
+            };
+            running.lanes.insert(name, (made_of, lane.clone()));
+            lanes.push(lane);
+        }
+        lanes
+    }
+
+    fn put_in_place(
+        &self,
+        queue: Arc<Queue>,
+        plan: Plan,
+        ingest: &IngestSettings,
+        before: &Running,
+        running: &mut Running,
+    ) {
+        let settings = queue.settings();
+        let (concurrency, lease) = (settings.concurrency, settings.lease);
+        let settings = Settings { concurrency, lease, stuck_after: ingest.stuck_after };
+        let name = (queue.app.clone(), queue.name.clone());
+        let piped = match before.workers.get(&name).filter(|piped| Arc::ptr_eq(&piped.queue, &queue)) {
+            Some(piped) => {
+                piped.worker.replace(plan, settings);
+                piped.clone()
+            }
+            None => {
+                let clock = queue.clone();
+                let now = Arc::new(move || clock.now_ms());
+                let worker = Worker::start(&queue.name, queue.store.clone(), now, plan, settings);
+                Arc::new(Piped { queue, worker })
+            }
+        };
+        running.workers.insert(name, piped);
+    }
+
+    /// All queues that have pipelines.
+    pub fn piped(&self) -> Vec<Arc<Piped>> {
+        self.running().workers.values().cloned().collect()
+    }
+
+    /// Claims nothing more, leaves what is under way some time, and gives back the rest.
+    pub async fn stop(&self, grace: Duration) {
+        let workers: Vec<_> = {
+            let mut running = self.running();
+            running.stopped = true;
+            running.workers.values().cloned().collect()
+        };
+        join_all(workers.iter().map(|piped| piped.worker.stop(grace))).await;
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingest").finish_non_exhaustive()
+    }
+}
