@@ -247,8 +247,8 @@ fn the_demo_page_and_a_restart(kind: &str, signal: &str) {
     let mut restart = Restart::begin("", "demo-restart.mjs", kind);
     restart.await_line("commented");
     restart.with(signal);
-    let comment = r#"{"id":"away","by":"carl","name":"Carl","text":"while away","sent_ms":0}"#;
-    restart.server.publish("presence-demo", "comment", comment);
+    let comment = r#"{"id":"away","user":"carl","name":"Carl","text":"while away","sent_ms":0}"#;
+    restart.server.publish("thread.demo", "create", comment);
     restart.end();
 }
 
