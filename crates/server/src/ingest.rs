@@ -8,6 +8,7 @@
 
 pub mod channels;
 pub mod compile;
+mod edges;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -431,3 +431,50 @@ fn a_queue_is_refused_by_name_and_by_what_it_could_not_keep() {
     refused(&queue("name = \"mail\"\nlease_s = 0"), &format!("fanfare.toml:7: {lease}"));
     refused(&format!("{APP}lease_s = 5\n"), "fanfare.toml:5: `lease_s` belongs in [[apps.queues]], not here");
 }
+
+/// A pipeline with these stages and sinks, whose lists begin in lines 7 and 8.
+fn piped(stages: &str, sinks: &str) -> String {
+    format!(
+        "[[apps]]\nid = 1\nkeys = [{{ key = \"k\", secret = \"s\" }}]\nqueues = [{{ name = \"q\", durability = \"memory\" }}]\n\
+         [[apps.pipelines]]\nname = \"p\"\nqueue = \"q\"\nstages = [\n{stages}\n]\nsinks = [\n{sinks}\n]\n"
+    )
+}
+
+#[test]
+fn what_is_wrong_with_a_pipeline_is_named_with_stage_key_and_line() {
+    let null = "{ sink = \"null\" }";
+    let says = |text: &str, message: &str| {
+        let error = load(text).expect_err(text);
+        assert_eq!(error, message);
+    };
+    says(
+        &piped("{ stage = \"json\" },\n{ stage = \"trunkate\" },", null),
+        "fanfare.toml:10: pipeline p, stage 2 (trunkate), key stage: there is no stage `trunkate`; did you mean `truncate`?",
+    );
+    says(
+        &piped("{ stage = \"json\" },\n{ stage = \"truncate\", field = \"a\",\n chars = \"ten\" },", null),
+        "fanfare.toml:10: pipeline p, stage 2 (truncate), key chars: takes a whole number from 1 to 1048576",
+    );
+    says(
+        &piped("{ use = \"clean\" },", null),
+        "fanfare.toml:9: pipeline p, stage 1 (clean), key use: there is no shared list `clean`",
+    );
+    let list = "[stages]\nclean = [\n { stage = \"json\" },\n { stage = \"drop\" },\n]\n";
+    says(
+        &(piped("{ use = \"clean\" },", null) + list),
+        "fanfare.toml:18: pipeline p, stage 2 (drop) of the list clean, key fields: is required; it takes a list of fields",
+    );
+    says(
+        &piped("{ stage = \"json\" },", "{ sink = \"nul\" }"),
+        "fanfare.toml:12: pipeline p, sink 1 (nul), key sink: there is no sink `nul`; did you mean `null`?",
+    );
+    says(
+        &piped("{ stage = \"json\" },", "{ sink = \"http\", urls = [\"ftp://a\"] }"),
+        "fanfare.toml:12: pipeline p, sink 1 (http), key urls: `ftp://a` is no address like https://example.com/path",
+    );
+    says(
+        &piped("", null).replace("queue = \"q\"", "queue = \"r\""),
+        "fanfare.toml:7: pipeline p: this app has no queue \"r\"; it has q",
+    );
+    assert!(load(&piped("{ stage = \"json\" },", null)).is_ok());
+}

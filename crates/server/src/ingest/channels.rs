@@ -70,22 +70,23 @@ impl Sink for Channels {
         let Some(app) = self.apps.by_id(&self.app).filter(|app| app.enabled) else {
             return Err(SinkError::Away { after: Some(DISABLED), why: "the app is switched off".into() });
         };
-        let events = events(&app, delivery)?;
+        let alike = alike(delivery)?.into_iter();
+        let events = alike.map(|alike| event(&app, alike)).collect::<Result<Vec<_>, _>>()?;
         self.publisher.show(&app, &events).await.map_err(|error| SinkError::away(error.to_string()))
     }
 }
 
-/// Routes that have the event, the text and their place among those of the same channel in common.
-struct Alike {
-    event: Arc<str>,
-    text: String,
-    /// How many of the record's publications on these channels go before it: it is known by another id than they.
-    nth: usize,
-    channels: Vec<Arc<str>>,
+/// Routes that can be published to together: they have the event and the text in common, and the id.
+pub(super) struct Alike {
+    pub(super) event: Arc<str>,
+    pub(super) text: String,
+    /// What a repeat is known by: on each channel, the record's publications have ids of their own.
+    pub(super) id: Arc<str>,
+    pub(super) channels: Vec<Arc<str>>,
 }
 
-/// The record as events: one for all routes that are alike.
-fn events(app: &App, delivery: Delivery<'_>) -> Result<Vec<Event>, SinkError> {
+/// The record's routes, those together that are alike.
+pub(super) fn alike(delivery: Delivery<'_>) -> Result<Vec<Alike>, SinkError> {
     let record = delivery.record;
     let refused = |error: Unsayable| SinkError::Refused(error.to_string());
     let text = record.text().map_err(refused)?;
@@ -93,28 +94,31 @@ fn events(app: &App, delivery: Delivery<'_>) -> Result<Vec<Event>, SinkError> {
     for (at, route) in record.routes.iter().enumerate() {
         let said = record.text_for(route, &text).map_err(refused)?;
         let nth = record.routes[..at].iter().filter(|before| before.channel == route.channel).count();
-        let is_alike = |other: &&mut Alike| other.event == route.event && *other.text == *said && other.nth == nth;
-        match all.iter_mut().find(is_alike) {
+        let id = id(delivery.event_id, nth);
+        match all.iter_mut().find(|one| one.event == route.event && *one.text == *said && one.id == id) {
             Some(alike) => alike.channels.push(route.channel.clone()),
             None => all.push(Alike {
                 event: route.event.clone(),
                 text: said.into_owned(),
-                nth,
+                id,
                 channels: vec![route.channel.clone()],
             }),
         }
     }
-    all.into_iter().map(|alike| event(app, &alike, delivery.event_id)).collect()
+    Ok(all)
 }
 
-fn event(app: &App, alike: &Alike, event_id: &str) -> Result<Event, SinkError> {
-    let event = Event::of_text(app, &alike.event, &alike.channels, &alike.text);
-    let event = event.map_err(|bad| SinkError::Refused(bad.to_string()))?;
-    let id = match alike.nth {
+/// What the `nth` publication of a record on one channel is known by: where that cannot be said, its hash.
+fn id(event_id: &str, nth: usize) -> Arc<str> {
+    let id = match nth {
         0 => Cow::Borrowed(event_id),
         nth => Cow::Owned(format!("{event_id}/{nth}")),
     };
-    // What no publication can be known by, is known by its hash.
-    let id = word("event_id", &id).unwrap_or_else(|_| hmac_hex(b"", id.as_bytes()).into());
-    Ok(Event { event_id: Some(id.clone()), idempotency_key: Some(id), ..event })
+    word("event_id", &id).unwrap_or_else(|_| hmac_hex(b"", id.as_bytes()).into())
+}
+
+fn event(app: &App, alike: Alike) -> Result<Event, SinkError> {
+    let event = Event::of_text(app, &alike.event, &alike.channels, &alike.text);
+    let event = event.map_err(|bad| SinkError::Refused(bad.to_string()))?;
+    Ok(Event { event_id: Some(alike.id.clone()), idempotency_key: Some(alike.id), ..event })
 }

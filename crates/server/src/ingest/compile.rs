@@ -10,7 +10,7 @@ use fanfare_jobs::sinks::{self, Outlet, SinkKind, World, Writers};
 use fanfare_jobs::worker::Lane;
 use fanfare_proto::channel::ChannelName;
 
-use super::channels;
+use super::{channels, edges};
 use crate::config::{AppSettings, IngestSettings, PipelineSettings};
 
 /// What compiled pipelines need of this process, whatever the configuration says.
@@ -43,7 +43,7 @@ pub fn lane(
 /// All kinds of sinks that this server has.
 pub fn kinds(means: &Means, ingest: &IngestSettings, channels: SinkKind) -> Vec<SinkKind> {
     let world = World { client: means.client.clone(), writers: means.writers.clone(), folder: ingest.file_dir.clone() };
-    [channels].into_iter().chain(sinks::kinds(&world)).collect()
+    [channels, edges::kind(world.clone())].into_iter().chain(sinks::kinds(&world)).collect()
 }
 
 fn compile(

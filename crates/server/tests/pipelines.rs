@@ -1,0 +1,183 @@
+//! Jobs through pipelines and into channels and files, against the real server.
+
+mod support;
+
+use std::fs;
+
+use serde_json::{Value, json};
+use support::{Response, Server, Socket, eventually, inner, one_app};
+
+/// An app with a queue `comments`, and a pipeline on it with these stages behind `json`, and these sinks.
+fn config(stages: &str, sinks: &str) -> String {
+    one_app(&format!(
+        "[[apps.queues]]\nname = \"comments\"\ndurability = \"memory\"\n\
+         [[apps.pipelines]]\nname = \"comments\"\nqueue = \"comments\"\n\
+         stages = [{{ stage = \"json\" }}, {stages}]\nsinks = [{sinks}]"
+    ))
+}
+
+const ROUTE: &str = "{ stage = \"route\", channels = [\"forum.{{ forum }}\", \"thread.{{ thread }}\"] }";
+const CHANNELS: &str = "{ sink = \"channels\" }";
+
+/// What tests say to the queue.
+trait Comments {
+    fn comments(&self, method: &str, path: &str, body: &Value) -> Response;
+
+    fn put(&self, jobs: impl IntoIterator<Item = Value>) {
+        let jobs: Vec<Value> = jobs.into_iter().collect();
+        let response = self.comments("POST", "/jobs", &json!({ "jobs": jobs }));
+        assert_eq!(response.status, 202, "{response:?}");
+    }
+
+    fn count(&self, state: &str) -> u64 {
+        self.comments("GET", "", &Value::Null).json()[state].as_u64().expect("a number")
+    }
+}
+
+impl Comments for Server {
+    fn comments(&self, method: &str, path: &str, body: &Value) -> Response {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.signed(method, &format!("/apps/1/queues/comments{path}"), &[], &body)
+    }
+}
+
+fn comment(n: usize) -> Value {
+    json!({ "key": "thread:2", "data": { "forum": 1, "thread": 2, "n": n } })
+}
+
+/// What the next events say in their field `n`.
+fn numbers(socket: &mut Socket, events: usize) -> Vec<u64> {
+    (0..events).map(|_| inner(&socket.expect_event("create"))["n"].as_u64().expect("a number")).collect()
+}
+
+#[test]
+fn a_comment_is_made_safe_and_published_to_all_whom_it_concerns() {
+    let server = Server::start(&config(&format!("{{ stage = \"sanitise\", fields = [\"text\"] }}, {ROUTE}"), CHANNELS));
+    let mut forum = server.connect();
+    forum.subscribe("forum.1");
+    let mut thread = server.connect();
+    thread.subscribe("thread.2");
+    let data = json!({ "forum": 1, "thread": 2, "text": "hi <b>you</b><script>alert(1)</script>" });
+    server.put([json!({ "kind": "edit", "data": data })]);
+    for socket in [&mut forum, &mut thread] {
+        let event = socket.expect_event("edit");
+        assert_eq!(inner(&event)["text"], "hi <b>you</b>");
+    }
+    eventually("the job is finished", || server.count("finished") == 1);
+}
+
+#[test]
+fn comments_of_a_key_arrive_in_their_order() {
+    let server = Server::start(&config(ROUTE, CHANNELS));
+    let mut socket = server.connect();
+    socket.subscribe("thread.2");
+    (0..10).for_each(|batch| server.put((0..20).map(|n| comment(batch * 20 + n))));
+    assert!(numbers(&mut socket, 200).into_iter().eq(0..200));
+}
+
+#[test]
+fn nobody_else_claims_what_pipelines_work_on() {
+    let server = Server::start(&config(ROUTE, CHANNELS));
+    let response = server.comments("POST", "/claim", &json!({ "jobs": 1 }));
+    assert_eq!(response.status, 409, "{response:?}");
+    assert!(response.body.contains("pipelines of this server work on the queue comments"), "{response:?}");
+}
+
+#[test]
+fn a_job_that_cannot_be_read_is_stalled_and_says_why() {
+    let server = Server::start(&config(ROUTE, CHANNELS));
+    server.put([json!({ "data": "no json" }), json!({ "data": { "forum": 1 } })]);
+    eventually("both are stalled", || server.count("stalled") == 2);
+    let stalled = server.signed("GET", "/apps/1/queues/comments/jobs", &[("state", "stalled")], "").json();
+    let reasons = stalled["jobs"].to_string();
+    assert!(reasons.contains("comments/1.json") && reasons.contains("comments/2.route"), "{reasons}");
+}
+
+#[test]
+fn an_apps_rate_makes_pipelines_wait_and_not_fail() {
+    let limits = "\n[apps.limits]\npublishes_per_s = 20";
+    let server = Server::start(&(config(ROUTE, CHANNELS) + limits));
+    let mut socket = server.connect();
+    socket.subscribe("thread.2");
+    server.put((0..30).map(comment));
+    assert!(numbers(&mut socket, 30).into_iter().eq(0..30));
+    eventually("all are finished", || server.count("finished") == 30);
+}
+
+#[test]
+fn a_reload_changes_pipelines_and_loses_nothing() {
+    let versions = ["a", "b", "c"];
+    let of = |version| {
+        let set = format!("{{ stage = \"set\", fields = {{ version = \"{version}\" }} }}, {ROUTE}");
+        config(&set, CHANNELS)
+    };
+    let server = Server::start(&of("a"));
+    let mut socket = server.connect();
+    socket.subscribe("thread.2");
+    for (at, version) in versions.into_iter().enumerate() {
+        server.reload(&of(version));
+        server.put((0..50).map(|n| comment(at * 50 + n)));
+    }
+    let heard: Vec<Value> = (0..150).map(|_| inner(&socket.expect_event("create"))).collect();
+    assert!(heard.iter().map(|event| event["n"].as_u64().expect("a number")).eq(0..150));
+    assert_eq!(heard[149]["version"], "c");
+    eventually("all are finished", || server.count("finished") == 150);
+}
+
+#[test]
+fn what_is_in_flight_when_the_server_stops_is_done_or_given_back() {
+    let mut server = Server::start(&config("{ stage = \"delay\", ms = 600000 }", CHANNELS));
+    server.put([comment(0)]);
+    eventually("it is claimed", || server.count("claimed") == 1);
+    server.signal("TERM");
+    assert!(server.wait().success());
+}
+
+#[test]
+fn the_development_app_has_a_pipeline_of_its_own() {
+    let server = Server::start("");
+    let mut socket = server.connect();
+    for channel in ["forum.demo", "thread.demo", "user.ann", "post.7"] {
+        socket.subscribe(channel);
+    }
+    let data = r#"{"id":"7","forum":"demo","thread":"demo","user":"ann","text":"a < b"}"#;
+    for (path, event) in [("/demo/create", "create"), ("/demo/edit", "edit"), ("/demo/delete", "delete")] {
+        server.request("POST", path, &[], data).expect(200, "{}");
+        for _ in 0..4 {
+            assert_eq!(inner(&socket.expect_event(event))["text"], "a &lt; b");
+        }
+    }
+    assert_eq!(server.request("POST", "/demo/create", &[], "{}").status, 400);
+}
+
+#[test]
+fn records_go_into_files_that_are_confined() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sinks = "{ sink = \"file\", path = \"a/comments.ndjson\" }, { sink = \"null\" }";
+    let ingest = format!("\n[ingest]\nfile_dir = {:?}", folder.path());
+    let server = Server::start(&(config(ROUTE, sinks) + &ingest));
+    server.put((0..10).map(comment));
+    eventually("all are finished", || server.count("finished") == 10);
+    let text = fs::read_to_string(folder.path().join("a/comments.ndjson")).expect("it is there");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(lines.iter().map(|line| line["data"]["n"].as_u64().expect("a number")).eq(0..10));
+    assert_eq!(lines[0]["routes"][1]["channel"], "thread.2");
+}
+
+#[test]
+fn stages_and_sinks_are_counted() {
+    let server = Server::start(&config(&format!("{{ stage = \"condition\", where = \"n != 3\" }}, {ROUTE}"), CHANNELS));
+    server.put((0..10).map(comment));
+    eventually("all are finished", || server.count("finished") == 10);
+    let metrics = server.admin_get("/metrics").body;
+    for line in [
+        r#"fanfare_pipeline_jobs_total{app="1",queue="comments",what="finished"} 10"#,
+        r#"fanfare_pipeline_stage_records_total{app="1",pipeline="comments",part="2.condition",what="in"} 10"#,
+        r#"fanfare_pipeline_stage_records_total{app="1",pipeline="comments",part="2.condition",what="dropped_condition"} 1"#,
+        r#"fanfare_pipeline_sink_records_total{app="1",pipeline="comments",part="1.channels",what="out"} 9"#,
+        r#"fanfare_pipeline_in_flight{app="1",pipeline="comments",part="1.channels"} 0"#,
+        r#"fanfare_pipeline_circuit_open{app="1",pipeline="comments",part="1.channels"} 0"#,
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+}
