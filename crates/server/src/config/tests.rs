@@ -46,7 +46,9 @@ fn the_example_holds_every_key_with_its_default() {
     let (app, rest) = rest.split_once("\n[apps.limits]").expect("and its limits");
     let (limits, rest) = rest.split_once("\n[apps.rollout]").expect("and its rollout");
     let (rollout, rest) = rest.split_once("\n#[[apps.history]]").expect("and a history rule");
-    let (history, queues) = rest.split_once("\n#[[apps.queues]]").expect("and a queue");
+    let (history, rest) = rest.split_once("\n#[[apps.queues]]").expect("and a queue");
+    let (queues, pipelines) = rest.split_once("\n#[[apps.pipelines]]").expect("and a pipeline");
+    let (_, ingest) = top.split_once("\n#[ingest]").expect("it shows what pipelines share");
     let (_, tls) = top.split_once("\n#[tls]").expect("it shows TLS");
     let (_, redis) = top.split_once("\n#[redis]").expect("and Redis");
     let (_, push_stream) = top.split_once("\n#[push_stream]").expect("and push-stream");
@@ -57,6 +59,8 @@ fn the_example_holds_every_key_with_its_default() {
         (rollout, WrittenRollout::KEYS),
         (history, WrittenHistory::KEYS),
         (queues, WrittenQueue::KEYS),
+        (pipelines, WrittenPipeline::KEYS),
+        (ingest, WrittenIngest::KEYS),
         (tls, WrittenTls::KEYS),
         (push_stream, WrittenPushStream::KEYS),
         (push_stream, WrittenTemplates::KEYS),
@@ -73,7 +77,7 @@ fn the_example_holds_every_key_with_its_default() {
 }
 
 /// Tables within tables, which are looked at by themselves.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 16] = [
     "apps",
     "tls",
     "push_stream",
@@ -82,6 +86,9 @@ const TABLES: [&str; 13] = [
     "rollout",
     "history",
     "queues",
+    "stages",
+    "ingest",
+    "pipelines",
     "streaming",
     "polling",
     "long_polling",
@@ -108,6 +115,9 @@ fn what_the_example_shows_commented_out_is_the_default_too() {
     let expected = ("comments", Durability::Disk, fanfare_jobs::Limits::default());
     assert_eq!((&*queue.name, queue.durability, queue.limits), expected);
     assert_eq!((queue.lease, queue.concurrency), (Duration::from_secs(30), 64));
+    let [pipeline] = &config.apps[0].pipelines[..] else { panic!("one pipeline is shown") };
+    assert_eq!((pipeline.stages.len(), pipeline.sinks.len(), pipeline.shadow), (2, 1, false));
+    assert_eq!((config.ingest.faults, config.ingest.stuck_after), (false, Duration::from_secs(60)));
 }
 
 #[test]
