@@ -1,6 +1,6 @@
 use super::written::{
-    WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenPushStream, WrittenQueue, WrittenRedis,
-    WrittenRollout, WrittenTemplates, WrittenTls,
+    WrittenApp, WrittenHistory, WrittenIngest, WrittenKey, WrittenLimits, WrittenPipeline, WrittenPushStream,
+    WrittenQueue, WrittenRedis, WrittenRollout, WrittenTemplates, WrittenTls,
 };
 use super::*;
 
@@ -442,7 +442,7 @@ fn a_queue_is_refused_by_name_and_by_what_it_could_not_keep() {
     refused(&format!("{APP}lease_s = 5\n"), "fanfare.toml:5: `lease_s` belongs in [[apps.queues]], not here");
 }
 
-/// A pipeline with these stages and sinks, whose lists begin in lines 7 and 8.
+/// A pipeline with these stages, from line 9 on, and sinks.
 fn piped(stages: &str, sinks: &str) -> String {
     format!(
         "[[apps]]\nid = 1\nkeys = [{{ key = \"k\", secret = \"s\" }}]\nqueues = [{{ name = \"q\", durability = \"memory\" }}]\n\
@@ -463,7 +463,7 @@ fn what_is_wrong_with_a_pipeline_is_named_with_stage_key_and_line() {
     );
     says(
         &piped("{ stage = \"json\" },\n{ stage = \"truncate\", field = \"a\",\n chars = \"ten\" },", null),
-        "fanfare.toml:10: pipeline p, stage 2 (truncate), key chars: takes a whole number from 1 to 1048576",
+        "fanfare.toml:11: pipeline p, stage 2 (truncate), key chars: takes a whole number from 1 to 1048576",
     );
     says(
         &piped("{ use = \"clean\" },", null),
@@ -472,7 +472,7 @@ fn what_is_wrong_with_a_pipeline_is_named_with_stage_key_and_line() {
     let list = "[stages]\nclean = [\n { stage = \"json\" },\n { stage = \"drop\" },\n]\n";
     says(
         &(piped("{ use = \"clean\" },", null) + list),
-        "fanfare.toml:18: pipeline p, stage 2 (drop) of the list clean, key fields: is required; it takes a list of fields",
+        "fanfare.toml:17: pipeline p, stage 2 (drop) of the list clean, key fields: is required; it takes a list of fields",
     );
     says(
         &piped("{ stage = \"json\" },", "{ sink = \"nul\" }"),
