@@ -8,6 +8,8 @@ mod command_line;
 mod documented;
 #[path = "jobs/durability.rs"]
 mod durability;
+#[path = "jobs/kills.rs"]
+mod kills;
 #[path = "jobs/lists.rs"]
 mod lists;
 #[path = "jobs/python.rs"]
