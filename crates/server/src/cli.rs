@@ -15,6 +15,7 @@ mod record;
 mod replay;
 mod request;
 mod socket;
+mod stages;
 mod subscribe;
 mod tape;
 mod token;
@@ -46,6 +47,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Subscribe(args) => wait_for(subscribe::run(args)),
         Verb::Record(args) => wait_for(record::run(args)),
         Verb::Replay(args) => wait_for(replay::run(args)),
+        Verb::Stages { name } => stages::run(name.as_deref()),
         Verb::Token(args) => token::run(args),
         Verb::Bench(args) => fanfare_bench::run(args),
     }
@@ -109,6 +111,11 @@ enum Verb {
     /// Publish a recording again, at many times its speed
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::ReplayArgs),
+    /// Print what pipelines can be made of: all stages and sinks, or one
+    Stages {
+        /// A stage or a sink
+        name: Option<String>,
+    },
     /// Print a token with which a client may read channels, or publish to them
     #[command(after_help = token::EXAMPLES)]
     Token(token::TokenArgs),
