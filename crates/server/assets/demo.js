@@ -60,7 +60,7 @@ function openFanfare(transports) {
   feed.on('subscribed', ({ presence }) => presence && setMembers(Object.entries(presence.hash)));
   feed.on('member_added', ({ data }) => renderMembers(members.set(data.user_id, data.user_info)));
   feed.on('member_removed', ({ data }) => renderMembers(members.delete(data.user_id)));
-  feed.on('gap', () => showNotice('Comments may be missing here: the server cannot tell what there was in between.'));
+  feed.on('gap', ({ channel }) => channel === THREAD && showNotice('Comments may be missing here: the server cannot tell what there was in between.'));
   feed.on('state', ({ state, reason }) => showState(state, feed.transport, reason));
   feed.on('transport', ({ transport }) => showState('connected', transport));
   feed.on('error', ({ message }) => showState('closed', undefined, message));
