@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 const RECORD_BYTES: usize = 300;
 const IN_FLIGHT: usize = 512;
-const ROUNDS: usize = 5;
-const ROUND: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 11;
+const ROUND: Duration = Duration::from_secs(1);
 
 fn main() {
     let folder = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).map(PathBuf::from);

@@ -8,11 +8,12 @@
 //! Always true: `index` takes in what `unindex` takes out, and an entry is changed only between the two.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use crate::job::{Entry, Failure, JobId, Lease, Phase, Spec, State};
 use crate::store::{Claim, Claimed, Counts, Limits, Page, Put, Query, StoreError, Totals};

@@ -27,6 +27,9 @@ const ACTS_MAX: usize = 4_096;
 /// Bytes of data that become one batch, or little more: each waits in memory until it is written.
 const BYTES_MAX: usize = 8 << 20;
 
+/// Callers whose return is waited for, at least.
+const WAVE_MIN: usize = 16;
+
 /// Room is asked for so often,
 const ROOM_ASKED_EVERY: Duration = Duration::from_secs(1);
 
@@ -85,9 +88,13 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut wave = Wave::default();
         while let Some(Message::Act(act)) = messages.blocking_recv() {
+            wave.await_return(&messages);
             let (acts, is_last) = batch(act, &mut messages);
-            self.commit(acts);
+            let (count, begin) = (acts.len(), Instant::now());
+            let is_synced = self.commit(acts);
+            wave = if is_synced { Wave { acts: count, took: begin.elapsed() } } else { Wave::default() };
             if is_last {
                 break;
             }
@@ -97,7 +104,8 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, acts: Vec<Act>) {
+    /// Answers whether the disk was waited for.
+    fn commit(&mut self, acts: Vec<Act>) -> bool {
         let is_synced = acts.iter().any(|act| act.wants != Wants::Written);
         let room = self.room.check(acts.iter().map(|act| act.wants.bytes()).sum());
         let mut queues: BTreeMap<u32, (Arc<Queue>, bool)> = BTreeMap::new();
@@ -119,6 +127,7 @@ impl Committer {
         for (queue, _) in queues.into_values().filter(|(_, wakes)| *wakes) {
             queue.wakes.send_replace(());
         }
+        is_synced
     }
 
     fn refusal(&self, wants: Wants, room: &Result<(), StoreError>) -> Option<StoreError> {
@@ -184,6 +193,24 @@ impl Committer {
         }
         let queues = self.jobs.iter().map(|(queue, (jobs, name))| (*queue, *jobs, &**name));
         self.mark_file.write(self.commit, queues).map_err(|error| error.to_string())
+    }
+}
+
+/// The callers that were answered last. Under load most of them come back at once, and whoever does not wait for them syncs the
+/// first few alone, while the others wait twice as long.
+#[derive(Default)]
+struct Wave {
+    acts: usize,
+    took: Duration,
+}
+
+impl Wave {
+    /// Waits for most of them, for a fraction of what the disk takes.
+    fn await_return(&self, messages: &mpsc::Receiver<Message>) {
+        let (most, begin) = (self.acts * 3 / 4, Instant::now());
+        while self.acts >= WAVE_MIN && messages.len() < most && begin.elapsed() < self.took / 4 {
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 }
 
