@@ -25,7 +25,7 @@ mod progress;
 mod run;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,11 +38,14 @@ pub use plan::{Lane, Plan};
 use self::alarm::Alarm;
 use self::lease::Held;
 use crate::backoff::Backoff;
-use crate::job::{Job, Lease};
-use crate::store::{Claim, Claimed, JobStore, StoreError};
+use crate::job::{Job, Lease, Phase, State};
+use crate::store::{Claim, Claimed, JobStore, Query, StoreError};
 
 /// The clock of the store's verbs, in milliseconds.
 pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Who claims, for the person who looks.
+const OWNER: &str = "pipelines";
 
 /// Jobs that are claimed at once.
 const SLICE: usize = 64;
@@ -62,6 +65,15 @@ pub struct Settings {
     pub lease: Duration,
     /// A stage or a sink that has had input for so long and got nowhere raises an alarm.
     pub stuck_after: Duration,
+}
+
+/// Who else works on the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// Nobody: claims of a worker that are there already are those of a process that has ended, and are ended at once.
+    Nobody,
+    /// Workers of other processes: what one of those has claimed comes back when its lease ends.
+    Processes,
 }
 
 /// What a worker has done since it was started.
@@ -91,6 +103,8 @@ struct Inner {
     store: Arc<dyn JobStore>,
     now: Now,
     orders: Mutex<Orders>,
+    /// Whether there may be claims of a process that has ended.
+    inherits: AtomicBool,
     running: AtomicUsize,
     /// A job has ended, or there are new orders.
     changed: Notify,
@@ -128,12 +142,20 @@ struct Tallies {
 
 impl Worker {
     /// Begins. Must be called on the runtime.
-    pub fn start(queue: &str, store: Arc<dyn JobStore>, now: Now, plan: Plan, settings: Settings) -> Worker {
+    pub fn start(
+        queue: &str,
+        store: Arc<dyn JobStore>,
+        now: Now,
+        plan: Plan,
+        settings: Settings,
+        others: Others,
+    ) -> Worker {
         let inner = Arc::new(Inner {
             queue: queue.into(),
             store,
             now,
             orders: Mutex::new(Orders { plan: Arc::new(plan), settings }),
+            inherits: AtomicBool::new(others == Others::Nobody),
             running: AtomicUsize::new(0),
             changed: Notify::new(),
             stop: watch::Sender::new(Stop::Not),
@@ -202,7 +224,11 @@ impl Inner {
                 continue;
             }
             wakes.mark_unchanged();
-            match self.claim(room.min(SLICE), settings).await {
+            let claimed = match self.inherit().await {
+                Ok(()) => self.claim(room.min(SLICE), settings).await,
+                Err(error) => Err(error),
+            };
+            match claimed {
                 Ok(Claimed { jobs, next_ms }) if jobs.is_empty() => {
                     failures = 0;
                     let next = next_ms.map(|next_ms| Duration::from_millis(next_ms.saturating_sub((self.now)())));
@@ -232,7 +258,31 @@ impl Inner {
 
     async fn claim(&self, jobs_max: usize, settings: Settings) -> Result<Claimed, StoreError> {
         let lease_ms = settings.lease.as_millis() as u64;
-        self.store.claim(Claim { jobs_max, lease_ms, owner: "pipelines".into() }, (self.now)()).await
+        self.store.claim(Claim { jobs_max, lease_ms, owner: OWNER.into() }, (self.now)()).await
+    }
+
+    /// Ends what a process that has ended has claimed. Each was an attempt: it may have ended for one of them.
+    async fn inherit(&self) -> Result<(), StoreError> {
+        if !self.inherits.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut query = Query { limit: SLICE, ..Query::all(State::Claimed) };
+        loop {
+            let page = self.store.list(query.clone()).await?;
+            for entry in page.entries {
+                let Phase::Claimed { lease, owner } = entry.phase else { continue };
+                if *owner == *OWNER {
+                    let now_ms = (self.now)();
+                    self.store.extend(lease, now_ms, now_ms).await?;
+                }
+            }
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => break,
+            }
+        }
+        self.inherits.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     fn begin(self: &Arc<Self>, plan: &Arc<Plan>, settings: Settings, job: Job, lease: Lease) {

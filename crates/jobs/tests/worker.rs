@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bench::{Bench, SETTINGS, check_sums, job, keyed, lane, lane_into, plan, shadow, until};
 use fanfare_jobs::sinks::{Circuit, Delivery, Sink, SinkError};
-use fanfare_jobs::worker::Settings;
-use fanfare_jobs::{JobId, State};
+use fanfare_jobs::worker::{Others, Settings, Worker};
+use fanfare_jobs::{Claim, JobId, State};
 use serde_json::json;
 use target::{Reply, Target};
 
@@ -347,6 +347,19 @@ async fn a_worker_that_stops_gives_back_what_it_has() {
     bench.put([job("y")]).await;
     assert_eq!((good.heard().len(), worker.counts().in_flight), (1, 0), "nothing more is claimed");
     check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn what_a_process_that_died_had_claimed_is_claimed_again_at_once() {
+    let (bench, target) = (Bench::new(3), Target::start().await);
+    bench.put([keyed("k", "x"), keyed("k", "y")]).await;
+    let claim = Claim { jobs_max: 10, lease_ms: 3_600_000, owner: "pipelines".into() };
+    assert_eq!(bench.store.claim(claim, (bench.now)()).await.unwrap().jobs.len(), 1);
+    let lane = lane("p", json!([]), json!([http(&target)]));
+    let (store, now) = (bench.store.clone(), bench.now.clone());
+    let _worker = Worker::start("q", store, now, plan(&[&lane]), SETTINGS, Others::Nobody);
+    bench.until(State::Finished, 2).await;
+    assert_eq!(target.bodies(), ["x", "y"]);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fanfare_jobs::worker::{Lane, Plan, Settings, Worker};
+use fanfare_jobs::worker::{Lane, Others, Plan, Settings, Worker};
 use futures_util::future::join_all;
 
 use self::compile::Means;
@@ -35,6 +35,7 @@ struct Inner {
     publisher: Arc<Publisher>,
     apps: Apps,
     means: Means,
+    others: Others,
     running: Mutex<Running>,
 }
 
@@ -70,8 +71,10 @@ struct MadeOf {
 impl Ingest {
     /// Begins with what a configuration says. Must be called on the runtime.
     pub fn start(config: &Config, queues: Queues, publisher: Arc<Publisher>, apps: Apps) -> Ingest {
+        // Without Redis, a queue is this process' alone: its directory is locked.
+        let others = if config.redis.is_some() { Others::Processes } else { Others::Nobody };
         let (means, running) = (Means::default(), Mutex::default());
-        let ingest = Ingest(Arc::new(Inner { queues, publisher, apps, means, running }));
+        let ingest = Ingest(Arc::new(Inner { queues, publisher, apps, means, others, running }));
         ingest.reload(config);
         ingest
     }
@@ -158,7 +161,7 @@ impl Ingest {
             None => {
                 let clock = queue.clone();
                 let now = Arc::new(move || clock.now_ms());
-                let worker = Worker::start(&queue.name, queue.store.clone(), now, plan, settings);
+                let worker = Worker::start(&queue.name, queue.store.clone(), now, plan, settings, self.0.others);
                 Arc::new(Piped { queue, worker })
             }
         };

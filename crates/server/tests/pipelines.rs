@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 
 use serde_json::{Value, json};
-use support::{Response, Server, Socket, eventually, inner, one_app};
+use support::{KEY, Response, SECRET, Server, Socket, eventually, inner, one_app};
 
 /// An app with a queue `comments`, and a pipeline on it with these stages behind `json`, and these sinks.
 fn config(stages: &str, sinks: &str) -> String {
@@ -162,6 +162,54 @@ fn records_go_into_files_that_are_confined() {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert!(lines.iter().map(|line| line["data"]["n"].as_u64().expect("a number")).eq(0..10));
     assert_eq!(lines[0]["routes"][1]["channel"], "thread.2");
+}
+
+#[test]
+fn records_are_published_to_servers_elsewhere() {
+    let edge = Server::start(&one_app(""));
+    let sink = format!(
+        "{{ sink = \"pusher\", urls = [\"http://{}\"], app = \"1\", key = \"{KEY}\", secret = \"edge\" }}",
+        edge.addr
+    );
+    let server = Server::start(&(config(ROUTE, &sink) + &format!("\n[ingest.keys]\nedge = \"{SECRET}\"")));
+    let mut socket = edge.connect();
+    socket.subscribe("thread.2");
+    server.put((0..20).map(comment));
+    assert!(numbers(&mut socket, 20).into_iter().eq(0..20));
+    eventually("all are finished", || server.count("finished") == 20);
+}
+
+#[test]
+fn what_was_acknowledged_survives_kills_and_reaches_the_sinks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let more = format!("\n[ingest]\nfile_dir = {:?}", folder.path());
+    let config = format!("data_dir = {:?}\n", folder.path().join("data"))
+        + &config(ROUTE, "{ sink = \"file\", path = \"out.ndjson\" }, { sink = \"channels\" }")
+            .replace("durability = \"memory\"", "durability = \"disk\"")
+        + &more;
+    let mut put = 0;
+    for _ in 0..5 {
+        let mut server = Server::start(&config);
+        for _ in 0..20 {
+            server.put((put..put + 5).map(comment));
+            put += 5;
+        }
+        server.signal("KILL");
+        server.wait();
+    }
+    let server = Server::start(&config);
+    eventually("all are finished", || server.count("finished") as usize == put);
+    let text = fs::read_to_string(folder.path().join("out.ndjson")).expect("it is there");
+    let mut numbers: Vec<usize> = text
+        .lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).expect("whole lines");
+            line["data"]["n"].as_u64().expect("a number") as usize
+        })
+        .collect();
+    // What was under way when the server was killed was done again, and nothing has overtaken it.
+    numbers.dedup();
+    assert!(numbers.into_iter().eq(0..put));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fanfare_jobs::pipeline::{self, Secret, Shared, Table, Written};
 use fanfare_jobs::sinks::{self, SinkKind, World};
-use fanfare_jobs::worker::{Lane, Now, Plan, Settings, Worker};
+use fanfare_jobs::worker::{Lane, Now, Others, Plan, Settings, Worker};
 use fanfare_jobs::{Entry, JobId, JobStore, Limits, MemoryStore, Query, Spec, State};
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ impl Bench {
     }
 
     pub fn worker(&self, lanes: &[&Arc<Lane>], settings: Settings) -> Worker {
-        Worker::start("q", self.store.clone(), self.now.clone(), plan(lanes), settings)
+        Worker::start("q", self.store.clone(), self.now.clone(), plan(lanes), settings, Others::Processes)
     }
 
     pub async fn put(&self, specs: impl IntoIterator<Item = Spec>) -> Vec<JobId> {
