@@ -5,7 +5,8 @@ mod support;
 use std::fs;
 
 use serde_json::{Value, json};
-use support::{KEY, Response, SECRET, Server, Socket, eventually, inner, one_app};
+use support::redis::Redis;
+use support::{KEY, Nodes, Response, SECRET, Server, Socket, eventually, inner, one_app};
 
 /// An app with a queue `comments`, and a pipeline on it with these stages behind `json`, and these sinks.
 fn config(stages: &str, sinks: &str) -> String {
@@ -177,6 +178,17 @@ fn records_are_published_to_servers_elsewhere() {
     server.put((0..20).map(comment));
     assert!(numbers(&mut socket, 20).into_iter().eq(0..20));
     eventually("all are finished", || server.count("finished") == 20);
+}
+
+#[test]
+fn what_one_node_publishes_is_heard_on_the_others() {
+    let redis = Redis::standalone();
+    let nodes = Nodes::start(&redis.url(), 2, &config(ROUTE, CHANNELS));
+    let mut socket = nodes.node(1).connect();
+    socket.subscribe("thread.2");
+    nodes.node(0).put((0..50).map(comment));
+    assert!(numbers(&mut socket, 50).into_iter().eq(0..50));
+    eventually("all are finished", || nodes.node(0).count("finished") == 50);
 }
 
 #[test]

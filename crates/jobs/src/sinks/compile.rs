@@ -101,7 +101,7 @@ fn outlets_of(
     let several = targets.len() > 1;
     let outlet = |(n, target): (usize, Target)| {
         let name = if several { format!("{name}.{}", n + 1) } else { name.clone() };
-        Outlet::new(&name, kind.name, required && !target.optional, at_once, target.sink)
+        Outlet::new([&pipeline.name, &name], kind.name, required && !target.optional, at_once, target.sink)
     };
     Ok(targets.into_iter().enumerate().map(outlet).collect())
 }

@@ -48,7 +48,9 @@ pub enum Undelivered {
 
 /// A sink in its place.
 pub struct Outlet {
-    /// Its name in the pipeline.
+    /// Its pipeline.
+    pub pipeline: Arc<str>,
+    /// Its name there.
     pub name: Arc<str>,
     /// What it is.
     pub kind: &'static str,
@@ -64,8 +66,15 @@ pub struct Outlet {
 
 impl Outlet {
     /// A sink under this name, to which at most so many records are handed over at once.
-    pub fn new(name: &str, kind: &'static str, required: bool, at_once: usize, sink: Arc<dyn Sink>) -> Outlet {
+    pub fn new(
+        [pipeline, name]: [&str; 2],
+        kind: &'static str,
+        required: bool,
+        at_once: usize,
+        sink: Arc<dyn Sink>,
+    ) -> Outlet {
         Outlet {
+            pipeline: pipeline.into(),
             name: name.into(),
             kind,
             required,
@@ -191,23 +200,28 @@ struct Probe<'a> {
 impl Probe<'_> {
     fn answered(mut self, answer: &Result<(), SinkError>) {
         self.answered = true;
-        let failed = match answer {
-            Ok(()) | Err(SinkError::Refused(_)) => None,
-            Err(SinkError::Failed(_)) => Some(None),
-            Err(SinkError::Away { after, .. }) => Some(*after),
-        };
-        let opened = match failed {
-            None => {
-                self.outlet.breaker().well();
-                false
+        let after = match answer {
+            Ok(()) => return self.well(),
+            Err(SinkError::Refused(_)) => {
+                self.outlet.counts.error(false);
+                return self.well();
             }
-            Some(after) => self.outlet.breaker().failed(self.asking, Instant::now(), after),
+            Err(SinkError::Failed(_)) => None,
+            Err(SinkError::Away { after, .. }) => *after,
         };
-        if let Err(error) = answer {
-            self.outlet.counts.error(opened);
-            if opened {
-                tracing::debug!(sink = &*self.outlet.name, %error, "the target is left alone for a while");
-            }
+        let Outlet { pipeline, name, .. } = self.outlet;
+        let opened = self.outlet.breaker().failed(self.asking, Instant::now(), after);
+        self.outlet.counts.error(opened);
+        if let (true, false, Err(error)) = (opened, self.asking, answer) {
+            tracing::warn!(pipeline = &**pipeline, sink = &**name, %error, "a sink's target is left alone for a while");
+        }
+    }
+
+    fn well(self) {
+        let Outlet { pipeline, name, .. } = self.outlet;
+        self.outlet.breaker().well();
+        if self.asking {
+            tracing::info!(pipeline = &**pipeline, sink = &**name, "a sink's target is well again");
         }
     }
 }

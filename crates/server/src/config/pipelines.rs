@@ -11,6 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use fanfare_jobs::pipeline::{self, Table};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ const HOUR_S: u32 = 60 * 60;
 const BASE64: &str = "base64:";
 
 /// One `[[apps.pipelines]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PipelineSettings {
     /// In errors and counters.
     pub name: Arc<str>,
@@ -33,6 +34,15 @@ pub struct PipelineSettings {
     pub stages: Vec<Table>,
     /// Where it goes.
     pub sinks: Vec<Table>,
+}
+
+/// Without its stages and sinks, whose headers may hold what is nobody else's business.
+impl fmt::Debug for PipelineSettings {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let PipelineSettings { name, queue, shadow, .. } = self;
+        let mut pipeline = f.debug_struct("PipelineSettings");
+        pipeline.field("name", name).field("queue", queue).field("shadow", shadow).finish_non_exhaustive()
+    }
 }
 
 impl PipelineSettings {
