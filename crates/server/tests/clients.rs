@@ -98,6 +98,30 @@ fn the_python_server_library() {
     python("pusher_http_python.py", &Server::start(&one_app(FEATURES)));
 }
 
+/// Django's form in one tab of Chromium, readers in another, and the queue and the pipeline between them.
+#[test]
+fn the_django_example() {
+    let data = tempfile::tempdir().expect("a folder");
+    let mut example = Command::new(clients().join(".venv/bin/python"))
+        .arg(clients().join("../../examples/django-comments/run.py"))
+        .args(["--site", "0", "--fanfare", "0", "--admin", "0"])
+        .env("FANFARE", env!("CARGO_BIN_EXE_fanfare"))
+        .env("DJANGO_COMMENTS_DATA", data.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run `cargo xtask setup` first");
+    // Kept until the end, as whoever prints into a closed pipe ends.
+    let mut said = BufReader::new(example.stdout.take().expect("stdout is piped")).lines().map_while(Result::ok);
+    let site = said.find_map(|line| Some(line.strip_prefix("comments: ")?.to_owned()));
+    let site = site.expect("the example says where the site is");
+    let site = site.split_whitespace().next().expect("an address");
+    let driver = Command::new("node").arg("django.mjs").current_dir(clients()).env("SITE", site).status();
+    let kill = format!("kill -TERM {}", example.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().expect("sh runs").success());
+    example.wait().expect("the example ends");
+    assert!(driver.expect("node starts").success());
+}
+
 #[test]
 fn laravel_echo() {
     node("laravel-echo.mjs", &Server::start(&one_app(FEATURES)));
