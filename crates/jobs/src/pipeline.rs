@@ -76,7 +76,7 @@ pub struct Slot {
     /// What is done with what it fails.
     pub on_error: OnError,
     /// What it has counted.
-    pub counts: Counts,
+    pub counts: Arc<Counts>,
     stage: Box<dyn Stage>,
 }
 
@@ -146,6 +146,15 @@ impl Pipeline {
         &self.stages
     }
 
+    /// Counts on where an earlier pipeline did, in the stages that both have by name and kind: what that one has begun it
+    /// still ends, and the sums are those of both.
+    pub fn count_on_from(&mut self, before: &Pipeline) {
+        for slot in &mut self.stages {
+            let same = before.stages.iter().find(|before| (&before.name, before.kind) == (&slot.name, slot.kind));
+            slot.counts = same.map_or_else(|| slot.counts.clone(), |same| same.counts.clone());
+        }
+    }
+
     /// Sends a record from the stage of this index on as far as it goes. What is made of it keeps its order.
     pub fn run(&self, from: usize, record: Record, now_ms: u64) -> Vec<Step> {
         let mut steps = Vec::with_capacity(1);
@@ -183,7 +192,7 @@ impl Pipeline {
 
     /// A record that a stage held does not go on.
     pub fn drop_held(&self, stage: usize, reason: Reason) {
-        self.stages[stage].counts.drop(reason);
+        self.stages[stage].counts.dropped(reason);
     }
 
     /// A record that a stage held is given up, for its job is: its lease was lost, or the server stops.
@@ -227,11 +236,11 @@ fn settle(slot: &Slot, before: Option<Record>, outcome: Result<Outcome, Failed>)
         Ok(Outcome::Held(..)) => {}
         Ok(Outcome::One(_) | Outcome::Copied(..)) => counts.leave(1),
         Ok(Outcome::Many(ref many)) if many.is_empty() => {
-            counts.drop(Reason::Empty);
+            counts.dropped(Reason::Empty);
             return Ok(Outcome::Dropped(Reason::Empty));
         }
         Ok(Outcome::Many(ref many)) => counts.leave(many.len() as u64),
-        Ok(Outcome::Dropped(reason)) => counts.drop(reason),
+        Ok(Outcome::Dropped(reason)) => counts.dropped(reason),
         Err(_) => {
             counts.error();
             return settle_error(slot, before, outcome);
@@ -247,7 +256,7 @@ fn settle_error(slot: &Slot, before: Option<Record>, error: Result<Outcome, Fail
             Ok(Outcome::One(record))
         }
         (OnError::Drop, _) => {
-            slot.counts.drop(Reason::Error);
+            slot.counts.dropped(Reason::Error);
             Ok(Outcome::Dropped(Reason::Error))
         }
         _ => {

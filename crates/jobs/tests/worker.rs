@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bench::{Bench, SETTINGS, check_sums, job, keyed, lane, lane_into, plan, shadow, until};
+use bench::{Bench, SETTINGS, check_sums, job, keyed, lane, lane_after, lane_into, plan, shadow, until};
 use fanfare_jobs::sinks::{Circuit, Delivery, Sink, SinkError};
 use fanfare_jobs::worker::{Others, Settings, Worker};
 use fanfare_jobs::{Claim, JobId, State};
@@ -202,6 +202,22 @@ async fn a_reload_under_load_loses_nothing() {
     assert_eq!((bodies.len(), bodies.iter().collect::<BTreeSet<_>>().len()), (total, total), "each once");
     assert!(versions.iter().all(|v| bodies.iter().any(|body| body.contains(&format!(r#""version":"{v}""#)))));
     lanes.iter().for_each(|lane| check_sums(lane, true));
+}
+
+#[tokio::test]
+async fn a_pipeline_counts_on_where_the_one_before_it_did() {
+    let (bench, target) = (Bench::new(3), Target::start().await);
+    let first = lane("p", json!([{ "stage": "delay", "ms": 500 }]), json!([http(&target)]));
+    let worker = bench.worker(&[&first], SETTINGS);
+    bench.put((0..5).map(|n| job(n.to_string()))).await;
+    until(|| first.pipeline.stages()[0].counts.read().in_flight == 5).await;
+    let second = lane_after(&first, json!([{ "stage": "delay", "ms": 1 }]), json!([http(&target)]));
+    worker.replace(plan(&[&second]), SETTINGS);
+    bench.put((5..10).map(|n| job(n.to_string()))).await;
+    check_sums(&second, false);
+    bench.until(State::Finished, 10).await;
+    assert_eq!((second.pipeline.stages()[0].counts.read().out, second.outlets[0].counts().out), (10, 10));
+    check_sums(&second, true);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - a reload that leaves a pipeline as it was leaves what its stages remember and have counted, too;
-//! - what a replaced pipeline has begun it ends.
+//! - what a replaced pipeline has begun it ends, and the one in its place counts on where it did.
 //!
 //! Not here: what becomes of a job (`fanfare_jobs::worker`); how pipelines are written (`config`).
 
@@ -126,7 +126,10 @@ impl Ingest {
                 None => {
                     let channels = channels::kind(self.0.publisher.clone(), self.0.apps.clone(), app.id.clone());
                     match compile::lane(app, pipeline, ingest, &self.0.means, channels) {
-                        Ok(lane) => Arc::new(lane),
+                        Ok(lane) => Arc::new(match known {
+                            Some((_, before)) => lane.in_place_of(before),
+                            None => lane,
+                        }),
                         Err(wrong) => {
                             tracing::error!(app = &*app.id, %wrong, "a pipeline does not compile any more; what there was stays");
                             let Some((_, lane)) = known else { continue };

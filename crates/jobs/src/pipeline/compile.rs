@@ -205,7 +205,7 @@ impl Compiler<'_> {
         let stage = (kind.build)(&params)?;
         let name = self.name(table, place)?;
         let on_error = on_error(kind, table)?;
-        self.slots.push(Slot { name, kind: kind.name, on_error, counts: Counts::default(), stage });
+        self.slots.push(Slot { name, kind: kind.name, on_error, counts: Arc::new(Counts::default()), stage });
         Ok(())
     }
 

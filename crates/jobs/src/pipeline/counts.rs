@@ -67,7 +67,7 @@ impl Counts {
         tally.out += records;
     }
 
-    pub(super) fn drop(&self, reason: Reason) {
+    pub(super) fn dropped(&self, reason: Reason) {
         let mut tally = self.lock();
         tally.in_flight -= 1;
         tally.dropped[reason as usize] += 1;

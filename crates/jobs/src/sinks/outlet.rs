@@ -61,7 +61,7 @@ pub struct Outlet {
     breaker: Mutex<Breaker>,
     /// The breaker has been told something.
     news: watch::Sender<()>,
-    counts: Counts,
+    counts: Arc<Counts>,
 }
 
 impl Outlet {
@@ -82,8 +82,14 @@ impl Outlet {
             room: Semaphore::new(at_once),
             breaker: Mutex::default(),
             news: watch::Sender::new(()),
-            counts: Counts::default(),
+            counts: Arc::default(),
         }
+    }
+
+    /// Counts on where an earlier outlet did, if that was the same one by name and kind.
+    pub(crate) fn count_on_from(&mut self, before: &[Outlet]) {
+        let same = before.iter().find(|before| (&before.name, before.kind) == (&self.name, self.kind));
+        self.counts = same.map_or_else(|| self.counts.clone(), |same| same.counts.clone());
     }
 
     /// What it has counted.

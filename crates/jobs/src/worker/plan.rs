@@ -23,7 +23,7 @@ pub struct Lane {
     pub shadow: bool,
     pub(super) holds: Holds,
     aside: Arc<Semaphore>,
-    overflown: AtomicU64,
+    overflown: Arc<AtomicU64>,
 }
 
 impl Lane {
@@ -35,8 +35,15 @@ impl Lane {
             shadow,
             holds: Holds::default(),
             aside: Arc::new(Semaphore::new(ASIDE_MAX)),
-            overflown: AtomicU64::new(0),
+            overflown: Arc::default(),
         }
+    }
+
+    /// The same, counting on where the one did that it takes the place of.
+    pub fn in_place_of(mut self, before: &Lane) -> Lane {
+        self.pipeline.count_on_from(&before.pipeline);
+        self.outlets.iter_mut().for_each(|outlet| outlet.count_on_from(&before.outlets));
+        Lane { overflown: before.overflown.clone(), ..self }
     }
 
     /// Jobs that a shadow pipeline did not have, as too many were under way.

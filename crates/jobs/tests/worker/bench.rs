@@ -77,6 +77,12 @@ pub fn lane(name: &str, stages: Value, sinks: Value) -> Arc<Lane> {
     Arc::new(compile(name, stages, sinks, false, sinks::kinds(&World::default())))
 }
 
+/// The same in the place of another one.
+pub fn lane_after(before: &Lane, stages: Value, sinks: Value) -> Arc<Lane> {
+    let lane = compile(before.pipeline.name(), stages, sinks, false, sinks::kinds(&World::default()));
+    Arc::new(lane.in_place_of(before))
+}
+
 /// One that nothing waits for.
 pub fn shadow(name: &str, stages: Value, sinks: Value) -> Arc<Lane> {
     Arc::new(compile(name, stages, sinks, true, sinks::kinds(&World::default())))
