@@ -181,6 +181,7 @@ impl Index {
     pub(crate) fn retract(&mut self, id: JobId) -> Result<(), StoreError> {
         let state = self.forget(id).ok_or(StoreError::Unknown(id))?;
         self.counts.totals.retracted += u64::from(state != State::Finished);
+        self.counts.totals.withdrawn += u64::from(state == State::Claimed);
         Ok(())
     }
 
@@ -240,6 +241,7 @@ impl Index {
     fn failed(&mut self, state: State) {
         self.counts.totals.failed += 1;
         self.counts.totals.stalled += u64::from(state == State::Stalled);
+        self.counts.totals.exhausted += u64::from(state == State::Stalled);
     }
 
     /// Ends the delays and leases that are over.

@@ -110,7 +110,9 @@ pub struct Page {
 
 /// How many jobs there are, and what has happened to jobs since the store was made.
 ///
-/// Always true: `totals.put = waiting + delayed + claimed + stalled + totals.finished + totals.retracted`.
+/// Always true:
+/// - `totals.put = waiting + delayed + claimed + stalled + totals.finished + totals.retracted`;
+/// - `totals.claimed = claimed + totals.finished + totals.failed + totals.parked() + totals.withdrawn`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// In this state.
@@ -150,12 +152,21 @@ pub struct Totals {
     pub retried: u64,
     /// Taken out unfinished.
     pub retracted: u64,
+    /// Of the stalled ones: those whose last attempt failed.
+    pub exhausted: u64,
+    /// Of the retracted ones: those that were claimed.
+    pub withdrawn: u64,
 }
 
 impl Totals {
     /// Jobs that are still there to be finished.
     pub fn unfinished(&self) -> u64 {
         self.put.saturating_sub(self.finished + self.retracted)
+    }
+
+    /// Claims that ended with the job stalled by its worker.
+    pub fn parked(&self) -> u64 {
+        self.stalled.saturating_sub(self.exhausted)
     }
 }
 

@@ -132,6 +132,12 @@ impl Row {
     }
 }
 
+fn count_failure(totals: &mut Totals, last: bool) {
+    totals.failed += 1;
+    totals.stalled += u64::from(last);
+    totals.exhausted += u64::from(last);
+}
+
 #[derive(Default)]
 struct Model {
     rows: Vec<Row>,
@@ -146,8 +152,7 @@ impl Model {
                 Phase::Delayed { until_ms } if until_ms <= now_ms => row.enter(Phase::Waiting, until_ms),
                 Phase::Claimed { lease, .. } if lease.until_ms <= now_ms => {
                     row.entry.reason = "the lease ran out".into();
-                    self.totals.stalled += u64::from(row.fail(lease.until_ms, lease.until_ms));
-                    self.totals.failed += 1;
+                    count_failure(&mut self.totals, row.fail(lease.until_ms, lease.until_ms));
                 }
                 _ => {}
             }
@@ -251,8 +256,7 @@ impl Model {
         (row.entry.reason, row.entry.job.progress) = (failure.reason, failure.progress);
         let last = row.fail(retry_at_ms, now_ms);
         let state = row.state();
-        self.totals.failed += 1;
-        self.totals.stalled += u64::from(last);
+        count_failure(&mut self.totals, last);
         Ok(state)
     }
 
@@ -286,6 +290,7 @@ impl Model {
         let state = self.row(id).ok_or(StoreError::Unknown(id))?.state();
         self.rows.retain(|row| row.entry.job.id != id);
         self.totals.retracted += u64::from(state != State::Finished);
+        self.totals.withdrawn += u64::from(state == State::Claimed);
         Ok(())
     }
 
@@ -414,6 +419,7 @@ impl Both {
         assert_eq!(counts, self.model.counts());
         let Counts { waiting, delayed, claimed, stalled, totals, .. } = counts;
         assert_eq!(totals.put, waiting + delayed + claimed + stalled + totals.finished + totals.retracted);
+        assert_eq!(totals.claimed, claimed + totals.finished + totals.failed + totals.parked() + totals.withdrawn);
     }
 }
 
