@@ -30,7 +30,7 @@ use async_trait::async_trait;
 pub use breaker::Circuit;
 pub use client::Client;
 pub use compile::{Build, SinkKind, Target, compile, reference};
-pub use counts::{Lost, Tally};
+pub use counts::{Due, Lost, Tally};
 pub use http::{Ask, Asked, Posts};
 pub use kinds::{World, kinds, one, posts};
 pub use outlet::{Effort, Outlet, Undelivered};

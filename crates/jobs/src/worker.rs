@@ -18,6 +18,7 @@
 //! Not here: the clock, which is handed in; where jobs are kept (`store`); stages and sinks themselves.
 
 mod alarm;
+mod counts;
 mod hold;
 mod lease;
 mod plan;
@@ -25,7 +26,7 @@ mod progress;
 mod run;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,9 +34,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 pub use alarm::Stuck;
+pub use counts::{Counts, Passed};
 pub use plan::{Lane, Plan};
 
 use self::alarm::Alarm;
+use self::counts::Counting;
 use self::lease::Held;
 use crate::backoff::Backoff;
 use crate::job::{Job, Lease, Phase, State};
@@ -76,25 +79,6 @@ pub enum Others {
     Processes,
 }
 
-/// What a worker has done since it was started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Jobs that it claimed.
-    pub claimed: u64,
-    /// Jobs that it finished.
-    pub finished: u64,
-    /// Jobs that it gave back, to be tried again.
-    pub retried: u64,
-    /// Jobs that it stalled.
-    pub stalled: u64,
-    /// Jobs whose leases it lost.
-    pub lost: u64,
-    /// Jobs whose tasks panicked; they are among the others too.
-    pub panicked: u64,
-    /// Jobs that it has.
-    pub in_flight: u64,
-}
-
 /// Works on one queue until it is stopped.
 pub struct Worker(Arc<Inner>);
 
@@ -105,11 +89,10 @@ struct Inner {
     orders: Mutex<Orders>,
     /// Whether there may be claims of a process that has ended.
     inherits: AtomicBool,
-    running: AtomicUsize,
     /// A job has ended, or there are new orders.
     changed: Notify,
     stop: watch::Sender<Stop>,
-    tallies: Tallies,
+    counting: Counting<Counts>,
     alarm: Alarm,
 }
 
@@ -130,16 +113,6 @@ enum Stop {
     Working,
 }
 
-#[derive(Default)]
-struct Tallies {
-    claimed: AtomicU64,
-    finished: AtomicU64,
-    retried: AtomicU64,
-    stalled: AtomicU64,
-    lost: AtomicU64,
-    panicked: AtomicU64,
-}
-
 impl Worker {
     /// Begins. Must be called on the runtime.
     pub fn start(
@@ -156,10 +129,9 @@ impl Worker {
             now,
             orders: Mutex::new(Orders { plan: Arc::new(plan), settings }),
             inherits: AtomicBool::new(others == Others::Nobody),
-            running: AtomicUsize::new(0),
             changed: Notify::new(),
             stop: watch::Sender::new(Stop::Not),
-            tallies: Tallies::default(),
+            counting: Counting::default(),
             alarm: Alarm::default(),
         });
         tokio::spawn(supervise(inner.clone(), "claims", |inner| inner.claims()));
@@ -180,11 +152,7 @@ impl Worker {
 
     /// What it has done.
     pub fn counts(&self) -> Counts {
-        let Tallies { claimed, finished, retried, stalled, lost, panicked } = &self.0.tallies;
-        let [claimed, finished, retried, stalled, lost, panicked] =
-            [claimed, finished, retried, stalled, lost, panicked].map(|tally| tally.load(Ordering::Relaxed));
-        let in_flight = self.0.running.load(Ordering::Relaxed) as u64;
-        Counts { claimed, finished, retried, stalled, lost, panicked, in_flight }
+        self.0.counting.read()
     }
 
     /// What gets nowhere.
@@ -218,7 +186,7 @@ impl Inner {
         let mut failures = 0;
         while !self.stops(Stop::Claiming) {
             let Orders { plan, settings } = self.orders();
-            let room = settings.concurrency.saturating_sub(self.running.load(Ordering::Acquire));
+            let room = settings.concurrency.saturating_sub(self.in_flight());
             if room == 0 {
                 self.wait(self.changed.notified()).await;
                 continue;
@@ -257,8 +225,12 @@ impl Inner {
     }
 
     async fn claim(&self, jobs_max: usize, settings: Settings) -> Result<Claimed, StoreError> {
+        self.counting.count(|counts| counts.asked_for = jobs_max as u64);
         let lease_ms = settings.lease.as_millis() as u64;
-        self.store.claim(Claim { jobs_max, lease_ms, owner: OWNER.into() }, (self.now)()).await
+        let claimed = self.store.claim(Claim { jobs_max, lease_ms, owner: OWNER.into() }, (self.now)()).await;
+        let got = claimed.as_ref().map_or(0, |claimed| claimed.jobs.len() as u64);
+        self.counting.count(|counts| counts.asked_for = got);
+        claimed
     }
 
     /// Ends what a process that has ended has claimed. Each was an attempt: it may have ended for one of them.
@@ -286,15 +258,8 @@ impl Inner {
     }
 
     fn begin(self: &Arc<Self>, plan: &Arc<Plan>, settings: Settings, job: Job, lease: Lease) {
-        self.tallies.claimed.fetch_add(1, Ordering::Relaxed);
-        self.running.fetch_add(1, Ordering::AcqRel);
-        let place = Place(self.clone());
-        let held = Held::new(self.clone(), lease, settings.lease);
-        let plan = plan.clone();
-        tokio::spawn(async move {
-            run::work(held, plan, job).await;
-            drop(place);
-        });
+        let held = Held::new(Place::take(self), lease, settings.lease);
+        tokio::spawn(run::work(held, plan.clone(), job));
     }
 
     /// Waits, but not longer than until claiming ends.
@@ -315,9 +280,13 @@ impl Inner {
     }
 
     async fn idle(&self) {
-        while self.running.load(Ordering::Acquire) > 0 {
+        while self.in_flight() > 0 {
             self.changed.notified().await;
         }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.counting.read().in_flight as usize
     }
 
     fn orders(&self) -> Orders {
@@ -330,12 +299,37 @@ impl Inner {
 }
 
 /// A job's place among those that are worked on at once.
-struct Place(Arc<Inner>);
+struct Place {
+    inner: Arc<Inner>,
+    ended: bool,
+}
+
+impl Place {
+    fn take(inner: &Arc<Inner>) -> Place {
+        inner.counting.count(|counts| {
+            counts.asked_for = counts.asked_for.saturating_sub(1);
+            counts.claimed += 1;
+            counts.in_flight += 1;
+        });
+        Place { inner: inner.clone(), ended: false }
+    }
+
+    /// Says what has become of the job; if nobody does, it was lost.
+    fn end(&mut self, to: fn(&mut Counts) -> &mut u64) {
+        self.ended = true;
+        self.inner.counting.count(|counts| {
+            counts.in_flight -= 1;
+            *to(counts) += 1;
+        });
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.notify_one();
+        if !self.ended {
+            self.end(|counts| &mut counts.lost);
+        }
+        self.inner.changed.notify_one();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a sink's outlet has counted.
 //!
-//! Always true, whenever one looks: entered = out + lost + failed + in flight. That is why the numbers are behind one
-//! lock and not each an atomic: it is taken for a few additions.
+//! Always true, whenever one looks: due = before + withheld + waiting + entered, and entered = out + lost + failed + in
+//! flight. That is why the numbers are behind one lock and not each an atomic: it is taken for a few additions.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,10 +33,20 @@ impl Lost {
 /// An outlet's numbers since it was compiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// Records that a job or a copy had for it.
+    pub due: u64,
+    /// Records that an earlier attempt at their job has delivered.
+    pub before: u64,
+    /// Records that were not tried, as an earlier one of their job failed or the job was given up.
+    pub withheld: u64,
+    /// Records whose turn has not come.
+    pub waiting: u64,
     /// Records that were to be delivered.
     pub entered: u64,
     /// Records that were confirmed.
     pub out: u64,
+    /// What they were routed to, each counted by itself.
+    pub routes: u64,
     /// Records that nobody waited for and that did not arrive, by [`Lost::ALL`].
     pub lost: [u64; Lost::ALL.len()],
     /// Records whose job is tried again or stalled.
@@ -54,7 +64,13 @@ pub struct Tally {
 impl Tally {
     /// Whether nothing has been lost without a reason and nothing came from nowhere.
     pub fn balances(&self) -> bool {
-        self.entered == self.out + self.lost.iter().sum::<u64>() + self.failed + self.in_flight
+        self.due == self.before + self.withheld + self.waiting + self.entered
+            && self.entered == self.out + self.lost_total() + self.failed + self.in_flight
+    }
+
+    /// Lost for whatever reason.
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().sum()
     }
 }
 
@@ -67,12 +83,19 @@ impl Counts {
         *self.lock()
     }
 
-    /// A record that is on its way until it is said what became of it; dropped before that, it has failed.
-    pub(super) fn enter(&self) -> Flight<'_> {
+    /// Records whose turn will come, unless this is dropped before.
+    pub(super) fn expect(&self, records: u64) -> Due<'_> {
         let mut tally = self.lock();
-        tally.entered += 1;
-        tally.in_flight += 1;
-        Flight { counts: self, ended: false }
+        tally.due += records;
+        tally.waiting += records;
+        Due { counts: self, records }
+    }
+
+    /// Records that it has had before.
+    pub(super) fn pass_over(&self, records: u64) {
+        let mut tally = self.lock();
+        tally.due += records;
+        tally.before += records;
     }
 
     /// A try failed.
@@ -92,6 +115,35 @@ impl Counts {
     }
 }
 
+/// Records that a sink is to have.
+pub struct Due<'a> {
+    counts: &'a Counts,
+    records: u64,
+}
+
+impl<'a> Due<'a> {
+    /// The next of them is on its way until it is said what became of it; dropped before that, it has failed.
+    pub(super) fn enter(&mut self) -> Flight<'a> {
+        debug_assert!(self.records > 0, "no more is delivered than was due");
+        self.records -= 1;
+        let mut tally = self.counts.lock();
+        tally.waiting -= 1;
+        tally.entered += 1;
+        tally.in_flight += 1;
+        Flight { counts: self.counts, ended: false }
+    }
+}
+
+impl Drop for Due<'_> {
+    fn drop(&mut self) {
+        if self.records > 0 {
+            let mut tally = self.counts.lock();
+            tally.waiting -= self.records;
+            tally.withheld += self.records;
+        }
+    }
+}
+
 /// A record on its way.
 pub(super) struct Flight<'a> {
     counts: &'a Counts,
@@ -99,8 +151,11 @@ pub(super) struct Flight<'a> {
 }
 
 impl Flight<'_> {
-    pub(super) fn out(mut self) {
-        self.end(|tally| tally.out += 1);
+    pub(super) fn out(mut self, routes: usize) {
+        self.end(|tally| {
+            tally.out += 1;
+            tally.routes += routes as u64;
+        });
     }
 
     pub(super) fn lost(mut self, why: Lost) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use super::breaker::{Breaker, Circuit, Pass};
-use super::counts::{Counts, Lost, Tally};
+use super::counts::{Counts, Due, Lost, Tally};
 use super::{Delivery, Sink, SinkError};
 use crate::backoff::Backoff;
 use crate::pipeline::Record;
@@ -86,10 +86,9 @@ impl Outlet {
         }
     }
 
-    /// Counts on where an earlier outlet did, if that was the same one by name and kind.
-    pub(crate) fn count_on_from(&mut self, before: &[Outlet]) {
-        let same = before.iter().find(|before| (&before.name, before.kind) == (&self.name, self.kind));
-        self.counts = same.map_or_else(|| self.counts.clone(), |same| same.counts.clone());
+    /// Counts on where an earlier outlet did.
+    pub(crate) fn count_on_from(&mut self, before: &Outlet) {
+        self.counts = before.counts.clone();
     }
 
     /// What it has counted.
@@ -104,16 +103,32 @@ impl Outlet {
 
     /// Counts a record that was not even tried, as too many others are under way.
     pub fn overflow(&self) {
-        self.counts.enter().lost(Lost::Overflow);
+        self.expect(1).enter().lost(Lost::Overflow);
     }
 
-    /// Hands over a record. Dropping this gives the record up.
-    pub async fn deliver(&self, record: &Record, queue: &str, effort: Effort) -> Result<(), Undelivered> {
-        let flight = self.counts.enter();
+    /// So many records are to be delivered one after the other; those that are not when this is dropped will not be.
+    pub fn expect(&self, records: usize) -> Due<'_> {
+        self.counts.expect(records as u64)
+    }
+
+    /// Counts records that an earlier attempt at their job has delivered.
+    pub fn pass_over(&self, records: usize) {
+        self.counts.pass_over(records as u64);
+    }
+
+    /// Hands over the next record that is due. Dropping this gives the record up.
+    pub async fn deliver(
+        &self,
+        due: &mut Due<'_>,
+        record: &Record,
+        queue: &str,
+        effort: Effort,
+    ) -> Result<(), Undelivered> {
+        let flight = due.enter();
         let event_id = record.event_id(queue);
         let outcome = self.until_done(Delivery { record, event_id: &event_id }, effort).await;
         match (&outcome, effort) {
-            (Ok(()), _) => flight.out(),
+            (Ok(()), _) => flight.out(record.routes.len()),
             (Err(_), Effort::Required) => drop(flight),
             (Err(Undelivered::Failed(_)), Effort::Best) => flight.lost(Lost::Unhealthy),
             (Err(Undelivered::Refused(_)), Effort::Best) => flight.lost(Lost::Refused),

@@ -3,13 +3,12 @@
 //! Always true: a verb that the store could not write is tried again for as long as the lease holds.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::Inner;
+use super::{Inner, Place};
 use crate::backoff::Backoff;
 use crate::job::{Failure, Lease, State};
 use crate::store::StoreError;
@@ -36,13 +35,14 @@ pub(super) enum End {
 /// A claimed job.
 pub(super) struct Held {
     pub(super) inner: Arc<Inner>,
+    place: Place,
     lease: Lease,
     length: Duration,
 }
 
 impl Held {
-    pub(super) fn new(inner: Arc<Inner>, lease: Lease, length: Duration) -> Held {
-        Held { inner, lease, length }
+    pub(super) fn new(place: Place, lease: Lease, length: Duration) -> Held {
+        Held { inner: place.inner.clone(), place, lease, length }
     }
 
     /// Extends the lease again and again; returns when it is lost.
@@ -98,17 +98,15 @@ impl Held {
     }
 
     /// The job is somebody else's now, or will be.
-    pub(super) fn lost(&self) {
-        self.inner.tallies.lost.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn lost(mut self) {
+        self.place.end(|counts| &mut counts.lost);
     }
 
-    fn count(&self, state: State) {
-        let tallies = &self.inner.tallies;
-        let tally = match state {
-            State::Finished => &tallies.finished,
-            State::Stalled => &tallies.stalled,
-            State::Waiting | State::Delayed | State::Claimed => &tallies.retried,
-        };
-        tally.fetch_add(1, Ordering::Relaxed);
+    fn count(mut self, state: State) {
+        self.place.end(match state {
+            State::Finished => |counts| &mut counts.finished,
+            State::Stalled => |counts| &mut counts.stalled,
+            State::Waiting | State::Delayed | State::Claimed => |counts| &mut counts.retried,
+        });
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
 
+use super::counts::{Counting, Passed};
 use super::hold::Holds;
 use crate::pipeline::{Pipeline, Record};
 use crate::sinks::{Effort, Outlet};
@@ -24,6 +25,7 @@ pub struct Lane {
     pub(super) holds: Holds,
     aside: Arc<Semaphore>,
     overflown: Arc<AtomicU64>,
+    pub(super) passed: Arc<Counting<Passed>>,
 }
 
 impl Lane {
@@ -36,14 +38,36 @@ impl Lane {
             holds: Holds::default(),
             aside: Arc::new(Semaphore::new(ASIDE_MAX)),
             overflown: Arc::default(),
+            passed: Arc::default(),
         }
     }
 
-    /// The same, counting on where the one did that it takes the place of.
+    /// The same, counting on where the one did that it takes the place of, if both have the same stages and sinks. If not,
+    /// each counts for itself: what goes out of a stage is then not what goes into the next.
     pub fn in_place_of(mut self, before: &Lane) -> Lane {
+        if !self.is_built_like(before) {
+            return self;
+        }
         self.pipeline.count_on_from(&before.pipeline);
-        self.outlets.iter_mut().for_each(|outlet| outlet.count_on_from(&before.outlets));
-        Lane { overflown: before.overflown.clone(), ..self }
+        self.outlets.iter_mut().zip(&before.outlets).for_each(|(outlet, before)| outlet.count_on_from(before));
+        Lane { overflown: before.overflown.clone(), passed: before.passed.clone(), ..self }
+    }
+
+    fn is_built_like(&self, other: &Lane) -> bool {
+        let stages = |lane: &Lane| lane.pipeline.stages().iter().map(|slot| (slot.name.clone(), slot.kind)).collect();
+        let sinks = |lane: &Lane| lane.outlets.iter().map(|outlet| (outlet.name.clone(), outlet.kind)).collect();
+        let parts = |lane: &Lane| -> [Vec<(Arc<str>, &'static str)>; 2] { [stages(lane), sinks(lane)] };
+        self.shadow == other.shadow && parts(self) == parts(other)
+    }
+
+    /// Whether both count as one.
+    pub fn counts_with(&self, other: &Lane) -> bool {
+        Arc::ptr_eq(&self.passed, &other.passed)
+    }
+
+    /// What has become of jobs and records between the stages and the sinks.
+    pub fn passed(&self) -> Passed {
+        self.passed.read()
     }
 
     /// Jobs that a shadow pipeline did not have, as too many were under way.
@@ -71,7 +95,8 @@ impl Lane {
         let (lane, record) = (self.clone(), record.clone());
         let begun = self.aside(async move {
             // It has been counted there, and that is all that becomes of it.
-            let _ = lane.outlets[outlet].deliver(&record, lane.pipeline.queue(), Effort::Best).await;
+            let outlet = &lane.outlets[outlet];
+            let _ = outlet.deliver(&mut outlet.expect(1), &record, lane.pipeline.queue(), Effort::Best).await;
         });
         if !begun {
             self.outlets[outlet].overflow();
@@ -100,6 +125,7 @@ impl Plan {
     pub(super) fn copy(&self, to: &str, record: Record) {
         let Some(lane) = self.lanes.iter().find(|lane| **lane.pipeline.name() == *to) else { return };
         let record = Arc::new(record);
+        lane.passed.count(|passed| passed.copied += 1);
         (0..lane.outlets.len()).for_each(|outlet| lane.offer(outlet, &record));
     }
 }

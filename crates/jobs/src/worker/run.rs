@@ -8,7 +8,6 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -16,6 +15,7 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
+use super::counts::Through;
 use super::hold::Waiting;
 use super::lease::{End, Held};
 use super::plan::{Lane, Plan};
@@ -34,7 +34,7 @@ pub(super) async fn work(mut held: Held, plan: Arc<Plan>, job: Job) {
     let failure = |reason: &str| Failure { reason: reason.into(), progress: progress.write() };
     let end = tokio::select! {
         end = AssertUnwindSafe(run.job(job)).catch_unwind() => end.unwrap_or_else(|_| {
-            inner.tallies.panicked.fetch_add(1, Ordering::Relaxed);
+            inner.counting.count(|counts| counts.panicked += 1);
             End::Retry(failure("the job's task panicked"))
         }),
         () = held.keep() => return held.lost(),
@@ -63,10 +63,16 @@ struct Outcome {
 }
 
 /// What the stages have made of a job, once nothing waits any more.
-struct Settled {
-    through: Vec<Arc<Record>>,
+struct Settled<'a> {
+    through: Through<'a>,
     dropped: usize,
     trouble: Trouble,
+}
+
+impl<'a> Settled<'a> {
+    fn nothing(lane: &'a Lane) -> Settled<'a> {
+        Settled { through: Through::none(&lane.passed), dropped: 0, trouble: Trouble::None }
+    }
 }
 
 struct Run {
@@ -83,6 +89,7 @@ impl Run {
         }
         let missing = |lane: &&Arc<Lane>| !lane.shadow && !self.progress.has_all(lane.pipeline.name());
         let lanes: Vec<&Arc<Lane>> = self.plan.lanes().iter().filter(missing).collect();
+        self.inner.counting.count(|counts| counts.passes += lanes.len() as u64);
         let outcomes = join_all(lanes.iter().map(|lane| self.lane(lane, record.clone()))).await;
         let mut worst = Trouble::None;
         let mut summary = Map::new();
@@ -114,9 +121,10 @@ impl Run {
     }
 
     async fn lane(&self, lane: &Arc<Lane>, record: Record) -> Outcome {
+        lane.passed.count(|passed| passed.taken += 1);
         let steps = lane.pipeline.run(0, record, (self.inner.now)());
         let Settled { through, dropped, trouble } = self.settle(lane, steps).await;
-        let complete = trouble == Trouble::None;
+        let (complete, through) = (trouble == Trouble::None, through.hand_over());
         let into = |index| self.deliver(lane, index, &through, complete);
         let troubles = join_all((0..lane.outlets.len()).map(into)).await;
         let trouble = troubles.into_iter().fold(trouble, Trouble::max);
@@ -128,12 +136,12 @@ impl Run {
         &'a self,
         lane: &'a Arc<Lane>,
         steps: Vec<Step>,
-    ) -> Pin<Box<dyn Future<Output = Settled> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Settled<'a>> + Send + 'a>> {
         Box::pin(async move {
-            let mut settled = Settled { through: Vec::new(), dropped: 0, trouble: Trouble::None };
+            let mut settled = Settled::nothing(lane);
             // Most jobs are one record that nothing holds.
             for part in join_all(steps.into_iter().map(|step| self.step(lane, step))).await {
-                settled.through.extend(part.through);
+                settled.through.append(part.through);
                 settled.dropped += part.dropped;
                 settled.trouble = settled.trouble.max(part.trouble);
             }
@@ -141,10 +149,10 @@ impl Run {
         })
     }
 
-    async fn step(&self, lane: &Arc<Lane>, step: Step) -> Settled {
-        let mut settled = Settled { through: Vec::new(), dropped: 0, trouble: Trouble::None };
+    async fn step<'a>(&'a self, lane: &'a Arc<Lane>, step: Step) -> Settled<'a> {
+        let mut settled = Settled::nothing(lane);
         match step {
-            Step::Through(record) => settled.through.push(Arc::new(record)),
+            Step::Through(record) => settled.through.add(record),
             Step::Copied { to, record } => self.plan.copy(&to, record),
             Step::Dropped { .. } => settled.dropped += 1,
             Step::Failed { stage, retry, why, .. } => {
@@ -156,7 +164,7 @@ impl Run {
         settled
     }
 
-    async fn hold(&self, lane: &Arc<Lane>, stage: usize, record: Record, hold: Hold) -> Settled {
+    async fn hold<'a>(&'a self, lane: &'a Arc<Lane>, stage: usize, record: Record, hold: Hold) -> Settled<'a> {
         let waiting = Waiting::new(&lane.pipeline, stage);
         let goes_on = match hold {
             Hold::Delay { ms } => {
@@ -175,7 +183,7 @@ impl Run {
         };
         if !goes_on {
             waiting.dropped(Reason::Coalesced);
-            return Settled { through: Vec::new(), dropped: 1, trouble: Trouble::None };
+            return Settled { dropped: 1, ..Settled::nothing(lane) };
         }
         waiting.goes_on();
         self.settle(lane, lane.pipeline.resume(stage, record, (self.inner.now)())).await
@@ -193,16 +201,18 @@ impl Run {
     async fn deliver(&self, lane: &Arc<Lane>, index: usize, records: &[Arc<Record>], complete: bool) -> Trouble {
         let (pipeline, outlet) = (&lane.pipeline, &lane.outlets[index]);
         if self.progress.has(pipeline.name(), &outlet.name) {
+            outlet.pass_over(records.len());
             return Trouble::None;
         }
         let mut trouble = Trouble::None;
+        let mut due = outlet.expect(if outlet.required { records.len() } else { 0 });
         for record in records {
             if !outlet.required {
                 lane.offer(index, record);
                 continue;
             }
             let effort = if lane.shadow { Effort::Best } else { Effort::Required };
-            let Err(error) = outlet.deliver(record, pipeline.queue(), effort).await else { continue };
+            let Err(error) = outlet.deliver(&mut due, record, pipeline.queue(), effort).await else { continue };
             let why = format!("{}/{}: {error}", pipeline.name(), outlet.name);
             match error {
                 Undelivered::Refused(_) => trouble = trouble.max(Trouble::Park(why)),

@@ -111,10 +111,30 @@ pub fn check_sums(lane: &Lane, at_rest: bool) {
         assert!(tally.balances(), "{}: {tally:?}", slot.name);
         assert!(!at_rest || tally.in_flight == 0, "{}: {tally:?}", slot.name);
     }
+    let passed = lane.passed();
+    assert!(passed.balances(), "{passed:?}");
+    assert!(!at_rest || passed.waiting == 0, "{passed:?}");
     for outlet in &lane.outlets {
         let tally = outlet.counts();
         assert!(tally.balances(), "{}: {tally:?}", outlet.name);
-        assert!(!at_rest || tally.in_flight == 0, "{}: {tally:?}", outlet.name);
+        assert!(!at_rest || tally.in_flight + tally.waiting == 0, "{}: {tally:?}", outlet.name);
+    }
+    if at_rest {
+        check_chain(lane);
+    }
+}
+
+/// What goes out of one part goes into the next.
+fn check_chain(lane: &Lane) {
+    let (passed, mut before) = (lane.passed(), lane.passed().taken);
+    for slot in lane.pipeline.stages() {
+        let tally = slot.counts.read();
+        assert_eq!(before, tally.entered, "into {}", slot.name);
+        before = tally.out;
+    }
+    assert_eq!(before, passed.through, "through the stages");
+    for outlet in &lane.outlets {
+        assert_eq!(passed.handed + passed.copied, outlet.counts().due, "into {}", outlet.name);
     }
 }
 
