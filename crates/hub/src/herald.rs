@@ -9,8 +9,8 @@ use fanfare_proto::json::json_string_token;
 use fanfare_proto::server;
 use fanfare_proto::socket_id::SocketId;
 
-use crate::broker::{Broker, Post};
-use crate::hub::watch_channel;
+use crate::broker::Broker;
+use crate::hub::{Routes, watch_channel};
 use crate::key::ChannelKey;
 use crate::presence::{Member, PresenceEvents};
 use crate::publication::{Kind, Publication};
@@ -18,12 +18,13 @@ use crate::publication::{Kind, Publication};
 /// Publishes what is to be told; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Herald {
+    routes: Arc<Routes>,
     broker: Arc<dyn Broker>,
 }
 
 impl Herald {
-    pub(crate) fn new(broker: Arc<dyn Broker>) -> Herald {
-        Herald { broker }
+    pub(crate) fn new(routes: Arc<Routes>, broker: Arc<dyn Broker>) -> Herald {
+        Herald { routes, broker }
     }
 
     /// `except`: the socket that joined; it learns of itself by the roster.
@@ -58,7 +59,7 @@ impl Herald {
     }
 
     pub(crate) async fn publish(&self, key: &ChannelKey, publication: Publication) {
-        if let Err(error) = self.broker.publish(key, publication, Post::TRANSIENT).await {
+        if let Err(error) = self.routes.publish_own(&*self.broker, key, publication).await {
             tracing::warn!(channel = key.as_str(), %error, "event not published");
         }
     }

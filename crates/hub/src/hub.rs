@@ -9,7 +9,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -26,6 +26,7 @@ use crate::publication::{Encode, Frames, Kind, Publication};
 use crate::rosters::Rosters;
 use crate::seconds::Seconds;
 use crate::stripe::{Ask, Stripe};
+use crate::tally::{Outcomes, Tally};
 
 /// Loops that a node may have: their set is one word.
 pub const LOOPS_MAX: usize = 64;
@@ -39,18 +40,61 @@ const REQUESTS_MAX: usize = 1024;
 
 /// Which loops hold subscribers of a channel; what the broker delivers to.
 pub struct Routes {
-    loops: Vec<Mailbox<Mail>>,
+    loops: Vec<Route>,
     /// A bit for each loop with at least one subscriber, now or a moment ago.
     holders: papaya::HashMap<ChannelKey, u64>,
     encoder: Arc<dyn Encode>,
     pub(crate) rosters: Rosters,
+    /// Publications that others asked for, and the hub's own: client events, changes of members, counts.
+    posted: Tally,
+    own: Tally,
+    /// Publications that the broker delivered here.
+    arrived: AtomicU64,
+}
+
+/// The way to a loop.
+struct Route {
+    mailbox: Mailbox<Mail>,
+    /// Publications and gaps that went into the box.
+    letters: AtomicU64,
+}
+
+/// What has gone to a loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Letters {
+    /// Publications and gaps that went into its box.
+    pub sent: u64,
+    /// Letters of any kind that are in the box.
+    pub waiting: u64,
+}
+
+/// What a hub has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Publications that others asked for.
+    pub posted: Outcomes,
+    /// The hub's own: client events, changes of members, counts.
+    pub own: Outcomes,
+    /// Publications that the broker delivered to this node's loops.
+    pub arrived: u64,
+    /// For each loop.
+    pub letters: Vec<Letters>,
 }
 
 impl Routes {
     /// Routes to these loops, whose subscribers take their messages as `encoder` writes them.
     pub fn new(loops: Vec<Mailbox<Mail>>, encoder: Arc<dyn Encode>) -> Self {
         assert!(loops.len() <= LOOPS_MAX, "at most {LOOPS_MAX} loops");
-        Routes { loops, holders: papaya::HashMap::new(), encoder, rosters: Rosters::default() }
+        let route = |mailbox| Route { mailbox, letters: AtomicU64::new(0) };
+        Routes {
+            loops: loops.into_iter().map(route).collect(),
+            holders: papaya::HashMap::new(),
+            encoder,
+            rosters: Rosters::default(),
+            posted: Tally::default(),
+            own: Tally::default(),
+            arrived: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn set(&self, key: &ChannelKey, holders: u64) {
@@ -66,7 +110,7 @@ impl Routes {
     }
 
     pub(crate) async fn mail(&self, to: usize, letter: Mail) {
-        self.loops[to].send(letter).await;
+        self.loops[to].mailbox.send(letter).await;
     }
 
     /// A stored publication as it goes out again to whoever missed it.
@@ -80,10 +124,37 @@ impl Routes {
 
     async fn deliver(&self, holders: u64, frames: Frames) {
         let frames = Arc::new(frames);
-        for (index, mailbox) in self.loops.iter().enumerate() {
+        for (index, route) in self.loops.iter().enumerate() {
             if holders & (1 << index) != 0 {
-                mailbox.send(Mail::Publication(frames.clone())).await;
+                route.mailbox.send(Mail::Publication(frames.clone())).await;
+                route.letters.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Publishes what the hub itself has to say.
+    pub(crate) async fn publish_own(
+        &self,
+        broker: &dyn Broker,
+        key: &ChannelKey,
+        publication: Publication,
+    ) -> Result<Published, BrokerError> {
+        let asked = self.own.ask(1);
+        let outcome = broker.publish(key, publication, Post::TRANSIENT).await;
+        asked.told(outcome.as_ref().map(std::slice::from_ref));
+        outcome
+    }
+
+    fn counted(&self) -> Counted {
+        let letters = |route: &Route| Letters {
+            sent: route.letters.load(Ordering::Relaxed),
+            waiting: route.mailbox.waiting() as u64,
+        };
+        Counted {
+            posted: self.posted.read(),
+            own: self.own.read(),
+            arrived: self.arrived.load(Ordering::Relaxed),
+            letters: self.loops.iter().map(letters).collect(),
         }
     }
 }
@@ -91,6 +162,7 @@ impl Routes {
 #[async_trait]
 impl BrokerEvents for Routes {
     async fn publication(&self, key: &ChannelKey, delivery: Delivery) {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
         let holders = self.holders(key);
         if holders == 0 {
             return;
@@ -204,7 +276,10 @@ impl Hub {
         post: impl Into<Post>,
     ) -> Result<Published, BrokerError> {
         (publication.time_ms, publication.tag) = self.seconds.next(publication.time_ms);
-        self.broker.publish(key, publication, post.into()).await
+        let asked = self.routes.posted.ask(1);
+        let outcome = self.broker.publish(key, publication, post.into()).await;
+        asked.told(outcome.as_ref().map(std::slice::from_ref));
+        outcome
     }
 
     /// Publishes all of it in this order.
@@ -216,7 +291,15 @@ impl Hub {
         for (publication, _) in &mut posts {
             (publication.time_ms, publication.tag) = self.seconds.next(publication.time_ms);
         }
-        self.broker.publish_all(key, posts).await
+        let asked = self.routes.posted.ask(posts.len());
+        let outcome = self.broker.publish_all(key, posts).await;
+        asked.told(outcome.as_deref());
+        outcome
+    }
+
+    /// What has become of publications so far.
+    pub fn counted(&self) -> Counted {
+        self.routes.counted()
     }
 
     /// What the channel's history holds since then, at most the oldest `limit` of it.
@@ -233,7 +316,7 @@ impl Hub {
     pub async fn terminate(&self, app: &str, user: &str) -> Result<(), BrokerError> {
         let key = user_channel(app, user);
         let command = Publication { kind: Kind::Terminate, ..Publication::event("\"\"", "\"\"") };
-        self.broker.publish(&key, command, Post::TRANSIENT).await.map(drop)
+        self.routes.publish_own(&*self.broker, &key, command).await.map(drop)
     }
 
     /// How many are on the channel, everything counted that a client has been told of.
@@ -267,7 +350,7 @@ impl Hub {
         &self,
         announces: impl Fn(&ChannelKey) -> bool + Send + Sync + 'static,
     ) -> Arc<dyn PresenceEvents> {
-        Arc::new(Crier { herald: Herald::new(self.broker.clone()), announces })
+        Arc::new(Crier { herald: Herald::new(self.routes.clone(), self.broker.clone()), announces })
     }
 
     /// Starts to look for changes of members that this node was not told of: where other nodes make some. A doubt that is

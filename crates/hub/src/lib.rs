@@ -24,6 +24,7 @@ mod seconds;
 pub mod shard;
 pub mod slots;
 mod stripe;
+mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -37,3 +38,4 @@ pub use mail::{Mail, Mailbox, Request};
 pub use presence::{Counts, Joined, Left, Member, PresenceEvents, PresenceStore, StoreError};
 pub use publication::{Encode, Form, Frames, Kind, Publication};
 pub use shard::Shard;
+pub use tally::Outcomes;

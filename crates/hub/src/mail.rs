@@ -236,6 +236,11 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// Letters that are in the box.
+    pub fn waiting(&self) -> usize {
+        self.letters.max_capacity() - self.letters.capacity()
+    }
+
     /// Gives the letter back when the box is full or its loop has ended.
     pub fn try_send(&self, letter: T) -> Result<(), T> {
         self.letters.try_send(letter).map_err(|error| error.into_inner())?;

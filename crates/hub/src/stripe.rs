@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Post, Since, Stored};
+use crate::broker::{Broker, Since, Stored};
 use crate::herald::Herald;
 use crate::hub::{Requests, Routes};
 use crate::key::ChannelKey;
@@ -131,8 +131,8 @@ impl Stripe {
         requests: Requests,
     ) -> Self {
         Stripe {
+            herald: Herald::new(routes.clone(), broker.clone()),
             routes,
-            herald: Herald::new(broker.clone()),
             broker,
             presence,
             requests,
@@ -453,7 +453,7 @@ impl Stripe {
 
     /// Publishes what a client said; tells it when that could not be done.
     async fn client_event(&self, key: &ChannelKey, from: usize, conn: ConnKey, publication: Publication) {
-        if let Err(error) = self.broker.publish(key, publication, Post::TRANSIENT).await {
+        if let Err(error) = self.routes.publish_own(&*self.broker, key, publication).await {
             let message = format!("Client event on {} rejected - {error}: try again later", key.name());
             let mut text = Vec::new();
             server::error(&mut text, None, &message);

@@ -89,10 +89,12 @@ pub struct Ledger {
     pub dropped_slow: u64,
     /// Deliveries dropped for newer ones, where a channel's rule says so.
     pub dropped_older: u64,
+    /// Deliveries that wait in outboxes, counted there.
+    pub queued: u64,
 }
 
 impl Ledger {
-    /// Deliveries that wait in outboxes.
+    /// Deliveries that wait in outboxes, as the others leave them: as many as are `queued`.
     pub fn in_flight(&self) -> u64 {
         self.owed - self.written - self.dropped_closed - self.dropped_slow - self.dropped_older
     }
@@ -222,6 +224,7 @@ impl<W: Wire> Shard<W> {
         }
         let mut conn = self.conns.remove(key.slot).expect("it was there a moment ago");
         let dropped = conn.outbox.clear(&mut self.links);
+        self.ledger.queued -= dropped;
         match reason {
             Some(Doom::SlowConsumer) => self.ledger.dropped_slow += dropped,
             _ => self.ledger.dropped_closed += dropped,
@@ -626,6 +629,7 @@ impl<W: Wire> Shard<W> {
         let generation = self.conns.generation(slot).expect("the caller holds a slot");
         let Some(conn) = self.conns.get_mut(slot) else { return };
         conn.outbox.push(&mut self.links, bytes, deliveries, serial, started);
+        self.ledger.queued += u64::from(deliveries);
         if !conn.full && !std::mem::replace(&mut conn.dirty, true) {
             self.dirty.push_back(ConnKey { slot, generation });
         }
@@ -638,7 +642,9 @@ impl<W: Wire> Shard<W> {
             return true;
         }
         if newest {
-            self.ledger.dropped_older += conn.outbox.drop_channel(&mut self.links, serial);
+            let dropped = conn.outbox.drop_channel(&mut self.links, serial);
+            self.ledger.dropped_older += dropped;
+            self.ledger.queued -= dropped;
             return true;
         }
         false

@@ -105,7 +105,9 @@ impl<W: Wire> Shard<W> {
             match conn.wire.write(&parts) {
                 Sent::Took(n) => {
                     drop(parts);
-                    self.ledger.written += conn.outbox.advance(&mut self.links, n);
+                    let written = conn.outbox.advance(&mut self.links, n);
+                    self.ledger.written += written;
+                    self.ledger.queued -= written;
                     if n < offered {
                         conn.full = true;
                         return;

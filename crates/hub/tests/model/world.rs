@@ -322,8 +322,8 @@ impl World {
     pub fn check(&mut self) {
         self.reap();
         assert_eq!(self.shard.connections(), self.conns.iter().filter(|conn| conn.open).count());
-        let Ledger { owed, written, dropped_closed, dropped_slow, dropped_older, .. } = self.shard.ledger();
-        assert!(owed >= written + dropped_closed + dropped_slow + dropped_older, "nothing leaves that was not owed");
+        let Ledger { owed, written, dropped_closed, dropped_slow, dropped_older, queued, .. } = self.shard.ledger();
+        assert_eq!(owed, written + dropped_closed + dropped_slow + dropped_older + queued, "the ledger balances");
     }
 
     /// The control plane knows the true counts whenever it has read its mail.

@@ -57,7 +57,8 @@ impl Lane {
         let stages = |lane: &Lane| lane.pipeline.stages().iter().map(|slot| (slot.name.clone(), slot.kind)).collect();
         let sinks = |lane: &Lane| lane.outlets.iter().map(|outlet| (outlet.name.clone(), outlet.kind)).collect();
         let parts = |lane: &Lane| -> [Vec<(Arc<str>, &'static str)>; 2] { [stages(lane), sinks(lane)] };
-        self.shadow == other.shadow && parts(self) == parts(other)
+        let (queue, shadow) = (self.pipeline.queue(), self.shadow);
+        (queue, shadow) == (other.pipeline.queue(), other.shadow) && parts(self) == parts(other)
     }
 
     /// Whether both count as one.
