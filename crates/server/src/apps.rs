@@ -10,6 +10,7 @@
 //! Not here: where the settings come from (`config`), and closing the connections of an app that went (`app`).
 
 use crate::config::{AppSettings, Config, Key, Retention, Secret};
+use crate::doors::Doors;
 use crate::leases::Lease;
 use crate::limits::{PublishRate, RetryAfter, Window};
 use crate::rollout;
@@ -116,6 +117,8 @@ pub struct Usage {
     pub lease: Lease,
     /// What its visitors were told of its rollout.
     pub rollout: rollout::Answers,
+    /// What was published.
+    pub doors: Doors,
     connections: AtomicU32,
     publishes: PublishRate,
 }
@@ -127,6 +130,7 @@ impl Default for Usage {
             publishes: PublishRate::default(),
             lease: Lease::default(),
             rollout: rollout::Answers::default(),
+            doors: Doors::default(),
             window: Window::for_publishes(),
             client_event_window: Window::for_client_events(),
         }

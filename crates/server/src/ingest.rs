@@ -9,6 +9,7 @@
 pub mod channels;
 pub mod compile;
 mod edges;
+mod past;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,8 @@ use fanfare_jobs::worker::{Lane, Others, Plan, Settings, Worker};
 use futures_util::future::join_all;
 
 use self::compile::Means;
+use self::past::Past;
+pub use self::past::{Over, routes};
 use crate::api::publish::Publisher;
 use crate::apps::Apps;
 use crate::config::{AppSettings, Config, IngestSettings, PipelineSettings};
@@ -48,7 +51,24 @@ struct Running {
     workers: BTreeMap<Name, Arc<Piped>>,
     /// By app and pipeline.
     lanes: BTreeMap<Name, (MadeOf, Arc<Lane>)>,
+    past: Past,
     stopped: bool,
+}
+
+/// Who works on a queue, or has.
+pub struct OfQueue {
+    /// Whose it is.
+    pub app: Arc<str>,
+    /// The queue.
+    pub queue: Arc<str>,
+    /// Its worker, and those before it that still end something.
+    pub workers: Vec<Arc<Piped>>,
+    /// Its pipelines.
+    pub lanes: Vec<Arc<Lane>>,
+    /// Pipelines before those, which still end something.
+    pub former: Vec<Arc<Lane>>,
+    /// What all others have counted.
+    pub over: Over,
 }
 
 /// A queue and its worker.
@@ -85,7 +105,8 @@ impl Ingest {
         if running.stopped {
             return;
         }
-        let before = std::mem::take(&mut *running);
+        let mut before = std::mem::take(&mut *running);
+        running.past = std::mem::take(&mut before.past);
         let piped = config.apps.iter().filter(|_| config.role.is_api());
         for app in piped {
             for queue in self.0.queues.of_app(&app.id) {
@@ -95,8 +116,15 @@ impl Ingest {
                 }
             }
         }
+        for ((app, _), (made_of, lane)) in &before.lanes {
+            if !running.lanes.values().any(|(_, now)| now.counts_with(lane)) {
+                running.past.add_lane((app.clone(), made_of.pipeline.queue.clone()), lane);
+            }
+        }
         for (name, piped) in before.workers {
-            if !running.workers.contains_key(&name) {
+            let stays = running.workers.get(&name).is_some_and(|now| Arc::ptr_eq(now, &piped));
+            if !stays {
+                running.past.add_worker(piped.clone());
                 tokio::spawn(async move { piped.worker.stop(GRACE).await });
             }
         }
@@ -171,6 +199,14 @@ impl Ingest {
         running.workers.insert(name, piped);
     }
 
+    /// Who works on queues, and what those have counted who did before.
+    pub fn of_queues(&self) -> Vec<OfQueue> {
+        let mut running = self.running();
+        running.past.fold();
+        let names: BTreeSet<Name> = running.workers.keys().cloned().chain(running.past.queues()).collect();
+        names.into_iter().map(|name| running.of_queue(name)).collect()
+    }
+
     /// All queues that have pipelines.
     pub fn piped(&self) -> Vec<Arc<Piped>> {
         self.running().workers.values().cloned().collect()
@@ -188,6 +224,20 @@ impl Ingest {
 
     fn running(&self) -> MutexGuard<'_, Running> {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    fn of_queue(&self, name: Name) -> OfQueue {
+        let current = self.workers.get(&name);
+        OfQueue {
+            workers: current.cloned().into_iter().chain(self.past.workers(&name)).collect(),
+            lanes: current.map(|piped| piped.worker.plan().lanes().to_vec()).unwrap_or_default(),
+            former: self.past.lanes(&name).collect(),
+            over: self.past.over(&name),
+            app: name.0,
+            queue: name.1,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod data;
 mod demo;
+mod doors;
 mod edge;
 mod ingest;
 mod leases;

@@ -10,9 +10,11 @@
 mod clock;
 mod queue;
 mod stores;
+mod tally;
 
 pub use queue::{Queue, SLICE, SLICES_BYTES};
 pub use stores::BadStore;
+pub use tally::AtTheDoor;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -53,6 +55,12 @@ struct Snapshot {
     left: Vec<Arc<Queue>>,
 }
 
+impl Snapshot {
+    fn all(&self) -> impl Iterator<Item = &Arc<Queue>> {
+        self.by_app.values().flat_map(OfApp::values)
+    }
+}
+
 impl Queues {
     /// Those of a configuration, in this folder, and the task that sweeps them. Must be called on the runtime.
     pub fn start(config: &Config, folder: Option<PathBuf>, readiness: Readiness) -> Result<Queues, BadStore> {
@@ -62,7 +70,7 @@ impl Queues {
             now: ArcSwap::default(),
             stopping: watch::Sender::new(false),
         }));
-        queues.put_in_place(config, Vec::new())?;
+        queues.put_in_place(queues.prepare(config, Vec::new())?);
         queues.name_strangers(config);
         tokio::spawn(queues.clone().sweep(readiness));
         Ok(queues)
@@ -97,7 +105,7 @@ impl Queues {
 
     /// All that are configured.
     pub fn all(&self) -> Vec<Arc<Queue>> {
-        self.0.now.load().by_app.values().flat_map(OfApp::values).cloned().collect()
+        self.0.now.load().all().cloned().collect()
     }
 
     /// Goes by another configuration. Only one reload runs at a time.
@@ -119,8 +127,12 @@ impl Queues {
                 }
             }
         }
-        if let Err(error) = self.put_in_place(config, left) {
-            tracing::error!(%error, "queues stay as they were");
+        match self.prepare(config, left) {
+            Ok(next) => {
+                begin(next.all()).await;
+                self.put_in_place(next);
+            }
+            Err(error) => tracing::error!(%error, "queues stay as they were"),
         }
     }
 
@@ -135,7 +147,7 @@ impl Queues {
     }
 
     /// All of it, or nothing.
-    fn put_in_place(&self, config: &Config, left: Vec<Arc<Queue>>) -> Result<(), BadStore> {
+    fn prepare(&self, config: &Config, left: Vec<Arc<Queue>>) -> Result<Snapshot, BadStore> {
         let mut next = Snapshot { left, ..Snapshot::default() };
         for app in &config.apps {
             let mut of_app = OfApp::new();
@@ -144,8 +156,16 @@ impl Queues {
             }
             next.by_app.insert(app.id.clone(), of_app);
         }
+        Ok(next)
+    }
+
+    fn put_in_place(&self, next: Snapshot) {
         self.0.now.store(Arc::new(next));
-        Ok(())
+    }
+
+    /// Notes what the stores have counted so far: to be called before anybody uses them.
+    pub async fn begin(&self) {
+        begin(self.all().iter()).await;
     }
 
     /// The queue that there is, under these settings; or a new one.
@@ -187,6 +207,12 @@ impl Queues {
             }
             readiness.set(Unready::QueueUnwritable, all.iter().any(|queue| !queue.is_writable()));
         }
+    }
+}
+
+async fn begin(queues: impl Iterator<Item = &Arc<Queue>>) {
+    for queue in queues {
+        queue.begin().await;
     }
 }
 

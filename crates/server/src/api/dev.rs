@@ -219,7 +219,7 @@ pub async fn comment(queues: &Queues, app: &App, kind: Kind, body: Bytes) -> Ans
     // What happens to one comment is shown in the order in which it happened.
     let spec = Spec { kind, key: Some((*comment.id.0).into()), data: body.clone(), ..Spec::default() };
     let queue = jobs::queue(queues, app, COMMENTS)?;
-    queue.store.put(vec![spec], queue.now_ms()).await?;
+    queue.put(vec![spec]).await?;
     Ok(super::empty_object())
 }
 

@@ -26,6 +26,7 @@ use super::receipt::{Position, Receipt, Told};
 use super::{Answer, Api, cors};
 use crate::apps::App;
 use crate::body::{self, Readable};
+use crate::doors::Door;
 use crate::tokens::{BadToken, bearer};
 
 const METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS";
@@ -158,7 +159,7 @@ impl Call<'_> {
 
     async fn publish<B: Readable>(&self, body: B) -> Answer {
         let event = self.event(body).await?.ok_or(BadPlain::Empty)?;
-        let published = self.api.publisher.publish(&self.app, std::slice::from_ref(&event)).await?;
+        let published = self.api.publisher.publish(&self.app, Door::Plain, std::slice::from_ref(&event)).await?;
         let mut told = Vec::with_capacity(event.targets.len());
         for (target, published) in event.targets.iter().zip(&published) {
             let attributes = self.api.publisher.attributes(event.info, target).await?;
@@ -172,7 +173,7 @@ impl Call<'_> {
     /// Forgets what is stored, after a last message if there is one.
     async fn delete<B: Readable>(&self, body: B) -> Answer {
         if let Some(event) = self.event(body).await? {
-            self.api.publisher.publish(&self.app, &[event]).await?;
+            self.api.publisher.publish(&self.app, Door::Plain, &[event]).await?;
         }
         let mut told = Vec::with_capacity(self.channels.len());
         for target in self.targets()? {

@@ -22,6 +22,7 @@ use super::info::{Attributes, Info};
 use super::receipt::{Receipt, Told};
 use crate::apps::App;
 use crate::body;
+use crate::doors::Door;
 use crate::limits::RetryAfter;
 
 /// How long a publisher waits for its app's earlier publications to be delivered. Beyond it, 503.
@@ -50,7 +51,7 @@ impl Publisher {
     /// `POST /events`
     pub async fn event(&self, app: &App, body: &[u8]) -> Answer {
         let event = Event::parse(app, body::text(body)?)?;
-        let published = self.publish(app, std::slice::from_ref(&event)).await?;
+        let published = self.publish(app, Door::Api, std::slice::from_ref(&event)).await?;
         if tells_nothing(&event) {
             return Ok(super::empty_object());
         }
@@ -68,7 +69,7 @@ impl Publisher {
             batch: Vec<Told>,
         }
         let events = Event::parse_batch(app, body::text(body)?)?;
-        let published = self.publish(app, &events).await?;
+        let published = self.publish(app, Door::Api, &events).await?;
         if events.iter().all(tells_nothing) {
             return Ok(super::empty_object());
         }
@@ -84,7 +85,7 @@ impl Publisher {
     pub async fn body(&self, app: &App, channel: &str, query: &SignedQuery<'_>, body: &[u8]) -> Answer {
         let (name, except) = (query.param("name"), query.param("socket_id"));
         let event = Event::of_body(app, name, channel, except, body::text(body)?)?;
-        self.publish(app, &[event]).await?;
+        self.publish(app, Door::Api, &[event]).await?;
         let mut response = Response::default();
         *response.status_mut() = StatusCode::ACCEPTED;
         Ok(response)
@@ -124,8 +125,9 @@ impl Publisher {
         let shown = Arc::new(Semaphore::new(n));
         let mut all = shown.clone().try_acquire_many_owned(n32).expect("nobody else has any");
         let queues = by_channel(letters(app, events, || all.split(1))).into_iter();
-        try_join_all(queues.map(|queue| deliver(&self.hub, queue))).await?;
+        try_join_all(queues.map(|queue| self.deliver(app, Door::Pipelines, queue))).await?;
         let _shown = shown.acquire_many(n32).await.expect("it is never closed");
+        app.usage.doors.confirm(n);
         Ok(())
     }
 
@@ -134,7 +136,7 @@ impl Publisher {
     }
 
     /// Publishes all of `events`, which are of one request, and says of each target of each event what became of it.
-    pub async fn publish(&self, app: &App, events: &[Event]) -> Result<Vec<Published>, Refused> {
+    pub async fn publish(&self, app: &App, door: Door, events: &[Event]) -> Result<Vec<Published>, Refused> {
         let n: usize = events.iter().map(|event| event.targets.len()).sum();
         // At most `batch_max` times `publish_channels_max`.
         app.publish(u32::try_from(n).unwrap_or(u32::MAX), self.now_ms()).await.map_err(Refused::TooOften)?;
@@ -143,14 +145,29 @@ impl Publisher {
         let share = window.num_permits() / n.max(1);
         let mut letters = letters(app, events, || window.split(share));
         if letters.len() == 1 {
-            return Ok(vec![letters.remove(0).deliver(&self.hub).await?]);
+            let Letter { key, publication, post, .. } = letters.remove(0);
+            app.usage.doors.ask(door, 1);
+            return Ok(vec![self.hub.publish(key, publication, post).await?]);
         }
-        let queues = by_channel(letters).into_iter().map(|queue| deliver(&self.hub, queue));
+        let queues = by_channel(letters).into_iter().map(|queue| self.deliver(app, door, queue));
         let mut published = vec![Published::default(); n];
         for (at, outcome) in try_join_all(queues).await?.into_iter().flatten() {
             published[at] = outcome;
         }
         Ok(published)
+    }
+
+    async fn deliver(
+        &self,
+        app: &App,
+        door: Door,
+        queue: Vec<Letter<'_>>,
+    ) -> Result<Vec<(usize, Published)>, BrokerError> {
+        let Some(key) = queue.first().map(|letter| letter.key) else { return Ok(Vec::new()) };
+        let (numbers, posts): (Vec<_>, Vec<_>) =
+            queue.into_iter().map(|letter| (letter.at, (letter.publication, letter.post))).unzip();
+        app.usage.doors.ask(door, posts.len());
+        Ok(numbers.into_iter().zip(self.hub.publish_all(key, posts).await?).collect())
     }
 }
 
@@ -211,17 +228,4 @@ fn by_channel(letters: Vec<Letter<'_>>) -> Vec<Vec<Letter<'_>>> {
         }
     }
     queues
-}
-
-async fn deliver(hub: &Hub, queue: Vec<Letter<'_>>) -> Result<Vec<(usize, Published)>, BrokerError> {
-    let Some(key) = queue.first().map(|letter| letter.key) else { return Ok(Vec::new()) };
-    let (numbers, posts): (Vec<_>, _) =
-        queue.into_iter().map(|letter| (letter.at, (letter.publication, letter.post))).unzip();
-    Ok(numbers.into_iter().zip(hub.publish_all(key, posts).await?).collect())
-}
-
-impl Letter<'_> {
-    async fn deliver(self, hub: &Hub) -> Result<Published, BrokerError> {
-        hub.publish(self.key, self.publication, self.post).await
-    }
 }

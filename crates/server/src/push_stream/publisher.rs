@@ -20,6 +20,7 @@ use super::switchboard::Deletion;
 use super::{PushStream, answer};
 use crate::apps::App;
 use crate::body::{self, BadBody};
+use crate::doors::Door;
 use crate::edge::Body;
 
 /// How long a publisher waits for its app's earlier publications to be delivered. Beyond it, 503.
@@ -118,6 +119,7 @@ impl PushStream {
             let mut publication = publication(text, labels.event_type.as_deref(), labels.event_id.clone());
             publication.permit = window.split(share);
             let post = Post::from(self.keep(app, id));
+            app.usage.doors.ask(Door::PushStream, 1);
             let published = self.hub.publish(&self.key(app, id), publication, post).await?;
             if published.mark.is_none() {
                 self.registry.unstored(id);
@@ -189,6 +191,7 @@ impl PushStream {
         let text = format!("{{\"type\": \"{event}\", \"channel\": \"{id}\"}}");
         self.registry.touch(channel, Instant::now());
         let post = Post::from(self.keep(app, channel));
+        app.usage.doors.ask(Door::PushStream, 1);
         if let Err(error) = self.hub.publish(&self.key(app, channel), publication(&text, Some(event), None), post).await
         {
             tracing::warn!(channel, %error, "event not published");

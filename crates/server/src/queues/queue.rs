@@ -6,16 +6,17 @@
 //!
 //! Not here: what a verb does to a job (`fanfare_jobs`).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fanfare_jobs::{Claim, Claimed, Failure, Job, JobStore, Lease, Put, Spec, StoreError};
+use fanfare_jobs::{Claim, Claimed, Counts, Failure, Job, JobStore, Lease, Put, Spec, StoreError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::clock::Clock;
+use super::tally::{AtTheDoor, Tally};
 use crate::config::QueueSettings;
 
 /// Jobs that are read in one go, and bytes of data after which nothing is read any more: together with the bound of a
@@ -43,6 +44,9 @@ pub struct Queue {
     clock: Clock,
     /// Whoever waits for jobs; one at a time listens for news, so that a job wakes one worker and not a thousand.
     turn: Semaphore,
+    tally: Tally,
+    /// What the store had counted before anybody here used it.
+    began: OnceLock<Counts>,
     /// When the store last said that it cannot be written; 0: never, or it has been written since.
     unwritable_ms: AtomicU64,
     stopping: watch::Receiver<bool>,
@@ -58,7 +62,26 @@ impl Queue {
     ) -> Queue {
         let (name, settings) = (settings.name.clone(), ArcSwap::from_pointee(settings.clone()));
         let (turn, unwritable_ms) = (Semaphore::new(1), AtomicU64::new(0));
-        Queue { app, name, store, settings, clock, turn, unwritable_ms, stopping }
+        let (tally, began) = (Tally::default(), OnceLock::new());
+        Queue { app, name, store, settings, clock, turn, tally, began, unwritable_ms, stopping }
+    }
+
+    /// Notes what the store has counted so far. To be called before anybody uses it.
+    pub(super) async fn begin(&self) {
+        if let (None, Ok(counts)) = (self.began.get(), self.store.counts().await) {
+            // Whoever was faster has noted the same.
+            let _ = self.began.set(counts);
+        }
+    }
+
+    /// What the store had counted before anybody here used it; `None` if it did not say.
+    pub fn began(&self) -> Option<&Counts> {
+        self.began.get()
+    }
+
+    /// What has come in and gone out here.
+    pub fn at_the_door(&self) -> AtTheDoor {
+        self.tally.read()
     }
 
     /// As it is configured now.
@@ -82,7 +105,9 @@ impl Queue {
 
     /// Adds jobs, all of them or none.
     pub async fn put(&self, specs: Vec<Spec>) -> Result<Vec<Put>, StoreError> {
+        let putting = self.tally.put(specs.len());
         let put = self.store.put(specs, self.now_ms()).await;
+        putting.answered(put.is_ok());
         match &put {
             Ok(_) => self.unwritable_ms.store(0, Ordering::Relaxed),
             Err(error) => self.heed(error),
@@ -166,7 +191,10 @@ impl Queue {
             let left = claim.jobs_max - held.jobs.len();
             let slice = Claim { jobs_max: left.min(SLICE), ..claim.clone() };
             let asked = slice.jobs_max;
-            let Claimed { jobs, next_ms } = match self.store.claim(slice, self.now_ms()).await {
+            self.tally.claim(asked);
+            let claimed = self.store.claim(slice, self.now_ms()).await;
+            self.tally.claimed(asked, claimed.as_ref().map_or(0, |claimed| claimed.jobs.len()));
+            let Claimed { jobs, next_ms } = match claimed {
                 Ok(claimed) => claimed,
                 Err(error) if held.is_empty() => return Err(error),
                 Err(_) => return Ok((held, None)),

@@ -183,7 +183,8 @@ impl Queue {
     /// Of this one.
     pub fn of(queue: &queues::Queue, counts: Counts) -> Queue {
         let settings = queue.settings();
-        let fanfare_jobs::Totals { put, known, claimed, finished, failed, stalled, retried, retracted, .. } = counts.totals;
+        let fanfare_jobs::Totals { put, known, claimed, finished, failed, stalled, retried, retracted, .. } =
+            counts.totals;
         Queue {
             name: queue.name.to_string(),
             waiting: counts.waiting,
