@@ -135,7 +135,7 @@ impl Worker {
             alarm: Alarm::default(),
         });
         tokio::spawn(supervise(inner.clone(), "claims", |inner| inner.claims()));
-        tokio::spawn(supervise(inner.clone(), "alarm", |inner| alarm::run(inner)));
+        tokio::spawn(supervise(inner.clone(), "alarm", alarm::run));
         Worker(inner)
     }
 
