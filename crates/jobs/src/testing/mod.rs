@@ -16,11 +16,17 @@ use crate::store::{Claim, Claimed, Counts, JobStore, Limits, Put, Query, StoreEr
 pub const LIMITS: Limits = Limits { jobs_max: 8, bytes_max: 80, kept_ms: 1000, kept_max: 6, attempts_max: 3 };
 
 /// A test of each promise: `job_store_contract!(#[tokio::test] start);` where `start` is an async function to an empty
-/// `Arc<dyn JobStore>` with these [`LIMITS`].
+/// `Arc<dyn JobStore>` with these [`LIMITS`]. Where starting is dear, one test of them all: `job_store_contract!(in_turn start);`.
 #[macro_export]
 macro_rules! job_store_contract {
     (#[$test:meta] $start:path) => {
-        $crate::job_store_contract! { #[$test] $start:
+        $crate::job_store_contract! { @promises [#[$test] $start] }
+    };
+    (in_turn $start:expr) => {
+        $crate::job_store_contract! { @promises [in_turn $start] }
+    };
+    (@promises $how:tt) => {
+        $crate::job_store_contract! { @test $how:
             a_job_passes_through_its_states
             the_highest_priority_goes_first_then_the_longest_in_the_queue
             a_job_waits_for_its_time
@@ -49,8 +55,11 @@ macro_rules! job_store_contract {
             the_counts_add_up
         }
     };
-    (#[$test:meta] $start:path: $($promise:ident)+) => {
+    (@test [#[$test:meta] $start:path]: $($promise:ident)+) => {
         $(#[$test] async fn $promise() { $crate::testing::$promise($start().await).await; })+
+    };
+    (@test [in_turn $start:expr]: $($promise:ident)+) => {
+        $($crate::testing::$promise($start().await).await;)+
     };
 }
 

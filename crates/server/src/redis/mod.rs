@@ -9,7 +9,7 @@
 //! - between [`LinkEvents::down`] and [`LinkEvents::up`] of a unit, messages of its channels may have been missed; at other
 //!   times none was, as far as the server and the probe can tell.
 //!
-//! Not here: what the scripts do (`broker`, `presence`).
+//! Not here: what the scripts do (`broker`, `presence`, `jobs`).
 
 pub mod broker;
 #[cfg(test)]
@@ -24,6 +24,7 @@ mod contract;
 mod dial;
 mod echoes;
 mod fault;
+pub mod jobs;
 mod leases;
 mod limits;
 mod link;
@@ -62,7 +63,7 @@ use dial::{Dialer, Running};
 use fanfare_proto::cursor::channel_hash;
 use link::Common;
 use recovery::Recovery;
-use redis::Value;
+use redis::{Cmd, Value};
 use ring::Ring;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
@@ -263,6 +264,16 @@ impl Redis {
             self.unit(unit).ask(&Question::Command(command)).await?
         };
         redis::from_redis_value(receivers).map_err(|error| CallError::Refused(error.to_string()))
+    }
+
+    /// Asks the unit's server about itself.
+    async fn ask_server(&self, unit: UnitIx, command: Cmd) -> Result<Value, CallError> {
+        self.unit(unit).ask(&Question::Command(command)).await
+    }
+
+    /// Where the unit's server is, for the person who has to do something about it.
+    fn address(&self, unit: UnitIx) -> String {
+        self.unit(unit).home().map_or_else(String::new, |link| link.address.to_string())
     }
 
     /// Subscribes to a channel, named whole (by [`Redis::key`]); returns once the server has confirmed it. Kept over

@@ -365,7 +365,7 @@ impl Answer {
         self.0.next().map_or_else(|| Err(misshapen(None)), Answer::of)
     }
 
-    fn signed(&mut self) -> Result<i64, StoreError> {
+    pub(super) fn signed(&mut self) -> Result<i64, StoreError> {
         match self.0.next() {
             Some(Value::Int(number)) => Ok(number),
             other => Err(misshapen(other)),
@@ -376,10 +376,28 @@ impl Answer {
         Ok(self.signed()?.max(0).unsigned_abs())
     }
 
-    pub(super) fn text(&mut self) -> Result<String, StoreError> {
+    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, StoreError> {
         match self.0.next() {
-            Some(Value::BulkString(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Some(Value::BulkString(bytes)) => Ok(bytes),
             other => Err(misshapen(other)),
+        }
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, StoreError> {
+        Ok(String::from_utf8_lossy(&self.bytes()?).into_owned())
+    }
+
+    /// What may be nothing: then that is all there is to read.
+    pub(super) fn optional<T>(
+        &mut self,
+        read: impl FnOnce(&mut Answer) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        match self.0.as_slice() {
+            [Value::Nil, ..] => {
+                self.0.next();
+                Ok(None)
+            }
+            _ => read(self).map(Some),
         }
     }
 
@@ -394,6 +412,6 @@ impl Answer {
 }
 
 fn misshapen(value: Option<Value>) -> StoreError {
-    tracing::error!(?value, "a presence script answered in another shape");
+    tracing::error!(?value, "a script answered in another shape");
     StoreError::Unavailable
 }

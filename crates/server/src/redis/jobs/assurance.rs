@@ -1,0 +1,126 @@
+//! Whether a unit's server has on disk what it answers for: it must append each write to its log and sync that before it
+//! answers. Asked of the server itself, again and again, as somebody may change it while it runs.
+//!
+//! Always true: what was said of one server is never believed of another: whatever happens to a unit ends what was known.
+//!
+//! Not here: replicas. A replica that is promoted may lack what its primary had on disk.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::redis::{CallError, Redis, UnitIx};
+
+/// What the server must be set to, by name.
+const NEEDED: [(&str, &str); 3] =
+    [("appendonly", "yes"), ("appendfsync", "always"), ("no-appendfsync-on-rewrite", "no")];
+/// How long a good answer is believed, and a bad one.
+const GOOD_FOR: Duration = Duration::from_secs(10);
+const BAD_FOR: Duration = Duration::from_secs(1);
+const OTHERWISE: &str = "or give the queue durability = \"memory\", with which it keeps jobs as well as Redis does";
+
+/// What is known of a unit's server.
+pub(super) struct Assurance {
+    redis: Redis,
+    unit: UnitIx,
+    /// Rises whenever the server may be another one.
+    doubts: AtomicU64,
+    said: Mutex<Option<Said>>,
+}
+
+#[derive(Clone)]
+struct Said {
+    /// The doubts there had been before it was asked.
+    doubts: u64,
+    until: Instant,
+    verdict: Result<(), Box<str>>,
+}
+
+impl Assurance {
+    pub(super) fn new(redis: Redis, unit: UnitIx) -> Assurance {
+        Assurance { redis, unit, doubts: AtomicU64::new(0), said: Mutex::default() }
+    }
+
+    /// The server may be another one, from now on or from a moment ago.
+    pub(super) fn doubt(&self) {
+        self.doubts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether what the server answers for is on disk; or why not, for the person who can change it.
+    pub(super) async fn check(&self) -> Result<(), Box<str>> {
+        let doubts = self.doubts.load(Ordering::Acquire);
+        let known = self.said().clone().filter(|said| said.doubts == doubts && Instant::now() < said.until);
+        if let Some(said) = known {
+            return said.verdict;
+        }
+        let verdict = self.ask().await;
+        let until = Instant::now() + if verdict.is_ok() { GOOD_FOR } else { BAD_FOR };
+        *self.said() = Some(Said { doubts, until, verdict: verdict.clone() });
+        verdict
+    }
+
+    async fn ask(&self) -> Result<(), Box<str>> {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("GET");
+        NEEDED.iter().for_each(|(name, _)| _ = command.arg(name));
+        let answer = self.redis.ask_server(self.unit, command).await;
+        let server = self.redis.address(self.unit);
+        match answer {
+            Ok(settings) => {
+                let settings: HashMap<String, String> = redis::from_redis_value(settings).unwrap_or_default();
+                wrong(&settings).map_or(Ok(()), |wrong| Err(format!("the Redis server {server} {wrong}").into()))
+            }
+            Err(CallError::Refused(why)) => Err(format!(
+                "the Redis server {server} does not say whether it has {}, as it refuses CONFIG GET ({why}): \
+                 let this node ask, {OTHERWISE}",
+                needed()
+            )
+            .into()),
+            Err(away) => Err(away.to_string().into()),
+        }
+    }
+
+    fn said(&self) -> MutexGuard<'_, Option<Said>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is not as it must be.
+fn wrong(settings: &HashMap<String, String>) -> Option<String> {
+    let value = |name: &str| settings.get(name).map_or("", String::as_str);
+    let (name, _) = NEEDED.iter().find(|(name, needed)| value(name) != *needed)?;
+    let value = value(name);
+    Some(format!("has {name} {value:?}, and a queue on disk needs {}: set it there, {OTHERWISE}", needed()))
+}
+
+fn needed() -> String {
+    NEEDED.map(|(name, value)| format!("{name} {value}")).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(settings: [&str; 3], begin: Option<&str>) {
+        let settings = NEEDED.iter().zip(settings).map(|((name, _), value)| (name.to_string(), value.to_owned()));
+        let wrong = wrong(&settings.collect());
+        assert_eq!(wrong.is_none(), begin.is_none(), "{wrong:?}");
+        assert!(wrong.unwrap_or_default().starts_with(begin.unwrap_or_default()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        check(["yes", "always", "no"], None);
+        check(
+            ["no", "always", "no"],
+            Some("has appendonly \"no\", and a queue on disk needs appendonly yes, appendfsync always"),
+        );
+        check(["yes", "everysec", "no"], Some("has appendfsync \"everysec\""));
+        check(["yes", "always", "yes"], Some("has no-appendfsync-on-rewrite \"yes\""));
+        assert!(wrong(&HashMap::new()).is_some(), "it did not say");
+    }
+}

@@ -1,0 +1,104 @@
+//! Queues whose jobs are kept by the Redis servers that nodes share, so that any of them may put and any may work.
+//!
+//! A queue belongs to one unit, picked by its name as a channel's is, and all of its keys are in that unit's slot. Where
+//! jobs may have become ones that can be claimed, the unit tells all nodes on the queue's own channel; whoever missed that
+//! finds out with the next sweep.
+//!
+//! Not here: what a queue is (`fanfare_jobs`), and who may ask (`queues`, `api`).
+
+mod assurance;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fanfare_jobs::{JobStore, Limits};
+use tokio::time::sleep;
+
+use self::assurance::Assurance;
+use self::store::RedisStore;
+use super::{Redis, UnitIx};
+use crate::config::Durability;
+
+/// Between attempts to listen for news of a queue.
+const LISTEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The queues of this node that others share; cheap to clone.
+#[derive(Clone)]
+pub struct RedisJobs(Arc<Inner>);
+
+struct Inner {
+    redis: Redis,
+    /// By the channel of their news.
+    queues: Mutex<HashMap<Vec<u8>, Arc<RedisStore>>>,
+    /// By unit.
+    assurances: Vec<Arc<Assurance>>,
+}
+
+impl RedisJobs {
+    /// To be told what the links hear.
+    pub(super) fn new(redis: Redis) -> RedisJobs {
+        let assurances = redis.units().map(|unit| Arc::new(Assurance::new(redis.clone(), unit))).collect();
+        RedisJobs(Arc::new(Inner { redis, queues: Mutex::default(), assurances }))
+    }
+
+    /// A queue of an app; the same one each time. Must be called on the runtime.
+    pub fn queue(&self, app: &str, name: &str, limits: Limits, durability: Durability) -> Arc<dyn JobStore> {
+        let store = self.store(app, name, limits, durability);
+        let mut queues = self.queues();
+        if let Some(known) = queues.get(store.news()) {
+            known.set_limits(limits);
+            return known.clone();
+        }
+        let store = Arc::new(store);
+        queues.insert(store.news().to_vec(), store.clone());
+        tokio::spawn(listen(self.0.redis.clone(), store.clone()));
+        store
+    }
+
+    fn store(&self, app: &str, name: &str, limits: Limits, durability: Durability) -> RedisStore {
+        let redis = self.0.redis.clone();
+        // No channel is called so.
+        let unit = redis.unit_of(app, &format!("#queue-{name}"));
+        let assurance = match durability {
+            Durability::Disk => Some(self.0.assurances[usize::from(unit.0)].clone()),
+            Durability::Memory => None,
+        };
+        RedisStore::new(redis, unit, &format!("{app}/{name}"), limits, assurance)
+    }
+
+    /// A message on a channel; whether it was about a queue.
+    pub(super) fn message(&self, channel: &[u8]) -> bool {
+        let queues = self.queues();
+        let queue = queues.get(channel);
+        queue.into_iter().for_each(|queue| queue.wake());
+        queue.is_some()
+    }
+
+    /// The unit's server may be another one soon.
+    pub(super) fn down(&self, unit: UnitIx) {
+        self.0.assurances[usize::from(unit.0)].doubt();
+    }
+
+    /// The unit serves again; what it told meanwhile was not heard.
+    pub(super) fn up(&self, unit: UnitIx) {
+        self.0.assurances[usize::from(unit.0)].doubt();
+        self.queues().values().filter(|queue| queue.unit() == unit).for_each(|queue| queue.wake());
+    }
+
+    fn queues(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Arc<RedisStore>>> {
+        // A map is sound between any two statements, so a poisoned lock tells nothing.
+        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Subscribes to a queue's news; until that is done, sweeps wake those who wait.
+async fn listen(redis: Redis, queue: Arc<RedisStore>) {
+    while let Err(error) = redis.subscribe(queue.unit(), queue.news().to_vec()).await {
+        tracing::debug!(%error, "news of a queue are not heard yet");
+        sleep(LISTEN_PAUSE).await;
+    }
+}
