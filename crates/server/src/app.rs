@@ -35,7 +35,7 @@ use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, LoopStats, Loops, Occupancy, Order, Returned, Settings, Snapshot, shard_loop};
 use crate::ingest::Ingest;
 use crate::metrics::{Admin, Answers};
-use crate::queues::Queues;
+use crate::queues::{Kept, Queues};
 use crate::readiness::{Readiness, Unready};
 use crate::redis::nodes::Report;
 use crate::redis::shared::Shared;
@@ -140,7 +140,6 @@ impl Node {
             None => Tokens::default(),
         };
         let readiness = Readiness::default();
-        let queues = Queues::start(&config, data.as_ref().map(DataDir::queues), readiness.clone())?;
         let (hub, memory, shared) = match &config.redis {
             None => {
                 let broker = memory_broker(routes.clone(), data.as_ref());
@@ -156,6 +155,7 @@ impl Node {
                 (hub, None, Some(shared))
             }
         };
+        let queues = Queues::start(&config, kept(shared.as_ref(), data.as_ref()), readiness.clone())?;
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
         let reader =
             Reader { apps: apps.clone(), tokens: tokens.clone(), path_prefix: config.path_prefix.as_str().into() };
@@ -320,6 +320,17 @@ fn report(http: SocketAddr, config: &Config, cells: Vec<Arc<LoopStats>>) -> impl
 
 fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     door::bind(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Where queues have their jobs.
+fn kept(shared: Option<&Shared>, data: Option<&DataDir>) -> Kept {
+    match shared {
+        Some(shared) => {
+            let jobs = shared.jobs.clone();
+            Kept::Shared(Box::new(move |app, settings| jobs.queue(app, settings)))
+        }
+        None => Kept::Here(data.map(DataDir::queues)),
+    }
 }
 
 fn memory_broker(routes: Arc<Routes>, data: Option<&DataDir>) -> MemoryBroker {

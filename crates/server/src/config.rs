@@ -140,7 +140,7 @@ impl Default for Config {
             push_stream: None,
             redis: None,
             ingest: IngestSettings::default(),
-            apps: vec![AppSettings::development(Some(&data_dir))],
+            apps: vec![AppSettings::development(true)],
             dev: true,
         }
     }
@@ -219,13 +219,14 @@ impl AppSettings {
     }
 
     /// What runs when nothing was configured.
-    fn development(data_dir: Option<&Path>) -> AppSettings {
+    /// `on_disk`: whether its jobs are to outlive a crash.
+    fn development(on_disk: bool) -> AppSettings {
         let key = Key::new(DEVELOPMENT_KEY, DEVELOPMENT_SECRET);
         let app = AppSettings {
             name: "development".into(),
             client_events: true,
             history: DEMO_CHANNELS.map(HistoryRule::of_the_demo).into(),
-            queues: vec![QueueSettings::new(COMMENTS, data_dir)],
+            queues: vec![QueueSettings::new(COMMENTS, on_disk)],
             ..AppSettings::new(DEVELOPMENT_ID, key)
         };
         app.with(vec![PipelineSettings::of_comments()])

@@ -13,11 +13,10 @@ mod stores;
 mod tally;
 
 pub use queue::{Queue, SLICE, SLICES_BYTES};
-pub use stores::BadStore;
+pub use stores::{BadStore, Kept};
 pub use tally::AtTheDoor;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,11 +61,11 @@ impl Snapshot {
 }
 
 impl Queues {
-    /// Those of a configuration, in this folder, and the task that sweeps them. Must be called on the runtime.
-    pub fn start(config: &Config, folder: Option<PathBuf>, readiness: Readiness) -> Result<Queues, BadStore> {
+    /// Those of a configuration, and the task that sweeps them. Must be called on the runtime.
+    pub fn start(config: &Config, kept: Kept, readiness: Readiness) -> Result<Queues, BadStore> {
         let queues = Queues(Arc::new(Inner {
             clock: Clock::start(),
-            stores: Stores::new(folder, config.dev),
+            stores: Stores::new(kept, config.dev),
             now: ArcSwap::default(),
             stopping: watch::Sender::new(false),
         }));
@@ -205,7 +204,9 @@ impl Queues {
             for queue in &all {
                 queue.sweep().await;
             }
-            readiness.set(Unready::QueueUnwritable, all.iter().any(|queue| !queue.is_writable()));
+            // What nodes share is no better at another one.
+            let unwritable = !self.0.stores.are_shared() && all.iter().any(|queue| !queue.is_writable());
+            readiness.set(Unready::QueueUnwritable, unwritable);
         }
     }
 }

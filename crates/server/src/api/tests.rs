@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper::header::RETRY_AFTER;
 
 use super::*;
+use crate::queues::Kept;
 use crate::readiness::Readiness;
 
 const EVENT: &[u8] = br#"{"name":"said","data":"x","channel":"room"}"#;
@@ -21,7 +22,7 @@ fn api() -> Api {
     let routes = Arc::new(Routes::new(Vec::new(), Arc::new(PusherForms { deflate_bytes_min: 0 })));
     let broker = MemoryBroker::start(routes.clone(), 1);
     let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
-    let queues = Queues::start(&config, None, Readiness::default()).expect("memory will do");
+    let queues = Queues::start(&config, Kept::Here(None), Readiness::default()).expect("memory will do");
     Api::new(hub, Apps::new(&config), Tokens::default(), queues, &config)
 }
 

@@ -51,6 +51,7 @@ pub(super) fn config(written: Written) -> Result<Config, Wrong> {
         ..default
     };
     config.data_dir = data_dir(written.data_dir, config.listen.port());
+    config.redis = written.redis.map(redis::checked).transpose()?;
     let lists = any(written.stages, BTreeMap::new());
     config.ingest = pipelines::shared(any(written.ingest, WrittenIngest::default()), &lists)?;
     match written.apps.filter(|apps| !apps.value.is_empty()) {
@@ -58,10 +59,10 @@ pub(super) fn config(written: Written) -> Result<Config, Wrong> {
             config.apps = tenants::apps(written.value, &config, &lists)?;
             config.dev = false;
         }
-        None => config.apps = vec![AppSettings::development(config.data_dir.as_deref())],
+        // Whoever tries it out with Redis has not set that up to sync each write.
+        None => config.apps = vec![AppSettings::development(config.data_dir.is_some() && config.redis.is_none())],
     }
     config.push_stream = written.push_stream.map(|written| push_stream::checked(written, &config)).transpose()?;
-    config.redis = written.redis.map(redis::checked).transpose()?;
     config.role = role::checked(written.role, config.redis.is_some())?;
     listeners_differ(&config).map_err(complaint_at(admin_place.or(listen_place.clone())))?;
     development_stays_home(&config).map_err(complaint_at(listen_place))?;

@@ -3,7 +3,6 @@
 use super::check::number;
 use super::written::{At, Place, WrittenQueue, Wrong};
 use fanfare_jobs::Limits;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,18 +33,18 @@ pub struct QueueSettings {
 /// What a queue's jobs outlive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// A crash of the machine.
+    /// A crash of the machine that has them: this one's, or that of the Redis server.
     Disk,
-    /// Nothing: they end with the process.
+    /// Nothing: they end with the process. With Redis, as much as its server is set up for.
     Memory,
 }
 
 impl QueueSettings {
-    /// Every setting at its default, but on disk only where there is a directory for that.
-    pub(super) fn new(name: &str, data_dir: Option<&Path>) -> QueueSettings {
+    /// Every setting at its default.
+    pub(super) fn new(name: &str, on_disk: bool) -> QueueSettings {
         QueueSettings {
             name: name.into(),
-            durability: if data_dir.is_some() { Durability::Disk } else { Durability::Memory },
+            durability: if on_disk { Durability::Disk } else { Durability::Memory },
             limits: Limits::default(),
             lease: Duration::from_secs(30),
             concurrency: 64,
@@ -54,8 +53,8 @@ impl QueueSettings {
     }
 }
 
-/// Checks an app's queues, and that no two of them share a name.
-pub(super) fn checked(written: Vec<At<WrittenQueue>>, data_dir: Option<&Path>) -> Result<Vec<QueueSettings>, Wrong> {
+/// Checks an app's queues, and that no two of them share a name. `disk`: whether there is anything to keep jobs on.
+pub(super) fn checked(written: Vec<At<WrittenQueue>>, disk: bool) -> Result<Vec<QueueSettings>, Wrong> {
     let mut queues: Vec<QueueSettings> = Vec::with_capacity(written.len());
     for At { value: queue, place } in written {
         let Some(name) = &queue.name else {
@@ -66,7 +65,7 @@ pub(super) fn checked(written: Vec<At<WrittenQueue>>, data_dir: Option<&Path>) -
             return Err(Wrong::at(name.place.clone(), message));
         }
         let (name, place) = (self::name(name, "a queue's")?.to_owned(), name.place.clone());
-        let durability = durability(queue.durability.clone(), place, data_dir)?;
+        let durability = durability(queue.durability.clone(), place, disk)?;
         queues.push(QueueSettings { durability, ..settings(&name, queue)? });
     }
     Ok(queues)
@@ -84,12 +83,12 @@ pub(super) fn name<'a>(At { value, place }: &'a At<String>, whose: &str) -> Resu
     Err(Wrong::at(place.clone(), message))
 }
 
-fn durability(written: Option<At<String>>, queue: Place, data_dir: Option<&Path>) -> Result<Durability, Wrong> {
+fn durability(written: Option<At<String>>, queue: Place, disk: bool) -> Result<Durability, Wrong> {
     let (value, place) = written.map_or(("disk".to_owned(), queue), |at| (at.value, at.place));
-    match (&*value, data_dir) {
+    match (&*value, disk) {
         ("memory", _) => Ok(Durability::Memory),
-        ("disk", Some(_)) => Ok(Durability::Disk),
-        ("disk", None) => {
+        ("disk", true) => Ok(Durability::Disk),
+        ("disk", false) => {
             let message = "a queue on disk needs a `data_dir`; durability = \"memory\" does without, and loses its jobs when the server ends";
             Err(Wrong::at(place, message))
         }
@@ -98,7 +97,7 @@ fn durability(written: Option<At<String>>, queue: Place, data_dir: Option<&Path>
 }
 
 fn settings(name: &str, written: WrittenQueue) -> Result<QueueSettings, Wrong> {
-    let default = QueueSettings::new(name, None);
+    let default = QueueSettings::new(name, false);
     let Limits { jobs_max, bytes_max, kept_ms, kept_max, attempts_max } = default.limits;
     let kept_s = number(written.finished_kept_s, 0..=MONTH_S, kept_ms / 1000)?;
     let lease_s = number(written.lease_s, 1..=DAY_S, default.lease.as_secs())?;

@@ -54,7 +54,7 @@ fn app(
         allowed_origins: any(app.allowed_origins, Vec::new()).into_iter().map(origin).collect::<Result<_, _>>()?,
         keep_newest: any(app.keep_newest, Vec::new()).into_iter().map(channels).collect::<Result<_, _>>()?,
         history: any(app.history, Vec::new()).into_iter().map(history).collect::<Result<_, _>>()?,
-        queues: queues::checked(any(app.queues, Vec::new()), config.data_dir.as_deref())?,
+        queues: queues::checked(any(app.queues, Vec::new()), config.data_dir.is_some() || config.redis.is_some())?,
         pipelines: Vec::new(),
         idempotency_s: number(app.idempotency_s, 0..=DAY_S, 120)?,
         rollout: rollout::checked(any(app.rollout, WrittenRollout::default()))?,

@@ -1,4 +1,5 @@
-//! What queues keep their jobs in: a folder that all of them share, opened when the first one wants it; or memory.
+//! What queues keep their jobs in: what other nodes share; or else a folder that all of them share, opened when the first
+//! one wants it, or memory.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,24 +34,39 @@ impl From<DiskError> for BadStore {
     }
 }
 
+/// Where queues have their jobs.
+pub enum Kept {
+    /// In this process: on disk in a folder, if there is one, or in memory.
+    Here(Option<PathBuf>),
+    /// Where other nodes have them too, whatever their durability.
+    Shared(Shared),
+}
+
+/// Finds the store of an app's queue.
+pub type Shared = Box<dyn Fn(&str, &QueueSettings) -> Arc<dyn JobStore> + Send + Sync>;
+
 /// The stores of a node.
 pub struct Stores {
-    folder: Option<PathBuf>,
+    kept: Kept,
     /// Whether memory will do where there is no folder: nobody has asked for more.
     lenient: bool,
     disk: Mutex<Option<Disk>>,
 }
 
 impl Stores {
-    /// Stores in this folder.
-    pub fn new(folder: Option<PathBuf>, lenient: bool) -> Stores {
-        Stores { folder, lenient, disk: Mutex::default() }
+    /// Stores that are kept there.
+    pub fn new(kept: Kept, lenient: bool) -> Stores {
+        Stores { kept, lenient, disk: Mutex::default() }
     }
 
     /// That of one queue. May take as long as reading all queues does.
     pub fn store(&self, app: &str, settings: &QueueSettings) -> Result<Arc<dyn JobStore>, BadStore> {
         let name = full_name(app, &settings.name);
-        match (settings.durability, &self.folder) {
+        let folder = match &self.kept {
+            Kept::Here(folder) => folder,
+            Kept::Shared(shared) => return Ok(shared(app, settings)),
+        };
+        match (settings.durability, folder) {
             (Durability::Memory, _) => Ok(Arc::new(MemoryStore::new(settings.limits))),
             (Durability::Disk, None) if self.lenient => {
                 tracing::warn!(queue = &*name, "no data directory: jobs will end with this process");
@@ -66,6 +82,11 @@ impl Stores {
                 Ok(disk.queue(&name, settings.limits))
             }
         }
+    }
+
+    /// Whether other nodes have the same.
+    pub fn are_shared(&self) -> bool {
+        matches!(self.kept, Kept::Shared(_))
     }
 
     /// Queues on disk, by their full names, whether anybody uses them or not.

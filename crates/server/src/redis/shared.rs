@@ -10,6 +10,7 @@ use fanfare_hub::{BrokerEvents, ChannelKey, Hub, StoreError};
 use tokio::time::{Instant, sleep};
 
 use super::broker::{Ears, RedisBroker};
+use super::jobs::RedisJobs;
 use super::limits::RedisLimits;
 use super::nodes::{Nodes, Report};
 use super::presence::RedisPresence;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub presence: RedisPresence,
     /// Knows which node has which session, and asks it.
     pub relay: Relay,
+    /// Keeps the jobs of queues.
+    pub jobs: RedisJobs,
 }
 
 /// Why a node could not join the others.
@@ -63,15 +66,17 @@ struct Others {
     revocations: Revocations,
     limits: RedisLimits,
     relay: Relay,
+    jobs: RedisJobs,
 }
 
 #[async_trait]
 impl LinkEvents for Listeners {
     async fn message(&self, unit: UnitIx, channel: &[u8], payload: Bytes) {
-        if let Some(Others { revocations, limits, relay, .. }) = self.others.get()
+        if let Some(Others { revocations, limits, relay, jobs, .. }) = self.others.get()
             && (revocations.message(channel, &payload)
                 || limits.message(unit, channel, &payload)
-                || relay.message(unit, channel, &payload))
+                || relay.message(unit, channel, &payload)
+                || jobs.message(channel))
         {
             return;
         }
@@ -79,11 +84,13 @@ impl LinkEvents for Listeners {
     }
 
     fn down(&self, unit: UnitIx) {
+        self.others.get().into_iter().for_each(|others| others.jobs.down(unit));
         self.ears.down(unit);
     }
 
     async fn up(&self, unit: UnitIx, generation: u64) {
-        if let Some(Others { presence, revocations, limits, .. }) = self.others.get() {
+        if let Some(Others { presence, revocations, limits, jobs, .. }) = self.others.get() {
+            jobs.up(unit);
             presence.up(unit, generation);
             revocations.up(unit);
             limits.up(unit);
@@ -107,11 +114,13 @@ impl Shared {
         let revocations = Revocations::new(redis.clone(), tokens.clone());
         let limits = RedisLimits::new(presence.clone(), apps);
         let relay = Relay::new(redis.clone());
+        let jobs = RedisJobs::new(redis.clone());
         let others = Others {
             presence: presence.clone(),
             revocations: revocations.clone(),
             limits: limits.clone(),
             relay: relay.clone(),
+            jobs: jobs.clone(),
         };
         listeners.others.set(others).unwrap_or_else(|_| unreachable!("it is set here only"));
         // From here on they are told what they listen for.
@@ -120,7 +129,7 @@ impl Shared {
         limits.start().await?;
         relay.start().await?;
         let broker = RedisBroker::start(redis.clone(), &listeners.ears, events, outbox_bytes_max).await?;
-        Ok(Shared { redis, broker, presence, relay })
+        Ok(Shared { redis, broker, presence, relay, jobs })
     }
 
     /// Sends newcomers to other nodes while a server is away from this one, for as long as the process runs. Those who are here

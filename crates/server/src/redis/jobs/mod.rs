@@ -7,6 +7,8 @@
 //! Not here: what a queue is (`fanfare_jobs`), and who may ask (`queues`, `api`).
 
 mod assurance;
+#[cfg(test)]
+mod crash_tests;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -15,13 +17,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fanfare_jobs::{JobStore, Limits};
+use fanfare_jobs::JobStore;
 use tokio::time::sleep;
 
 use self::assurance::Assurance;
 use self::store::RedisStore;
 use super::{Redis, UnitIx};
-use crate::config::Durability;
+use crate::config::{Durability, QueueSettings};
 
 /// Between attempts to listen for news of a queue.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
@@ -46,11 +48,11 @@ impl RedisJobs {
     }
 
     /// A queue of an app; the same one each time. Must be called on the runtime.
-    pub fn queue(&self, app: &str, name: &str, limits: Limits, durability: Durability) -> Arc<dyn JobStore> {
-        let store = self.store(app, name, limits, durability);
+    pub fn queue(&self, app: &str, settings: &QueueSettings) -> Arc<dyn JobStore> {
+        let store = self.store(app, settings);
         let mut queues = self.queues();
         if let Some(known) = queues.get(store.news()) {
-            known.set_limits(limits);
+            known.set_limits(settings.limits);
             return known.clone();
         }
         let store = Arc::new(store);
@@ -59,7 +61,8 @@ impl RedisJobs {
         store
     }
 
-    fn store(&self, app: &str, name: &str, limits: Limits, durability: Durability) -> RedisStore {
+    fn store(&self, app: &str, settings: &QueueSettings) -> RedisStore {
+        let QueueSettings { name, durability, limits, .. } = settings;
         let redis = self.0.redis.clone();
         // No channel is called so.
         let unit = redis.unit_of(app, &format!("#queue-{name}"));
@@ -67,7 +70,7 @@ impl RedisJobs {
             Durability::Disk => Some(self.0.assurances[usize::from(unit.0)].clone()),
             Durability::Memory => None,
         };
-        RedisStore::new(redis, unit, &format!("{app}/{name}"), limits, assurance)
+        RedisStore::new(redis, unit, &format!("{app}/{name}"), *limits, assurance)
     }
 
     /// A message on a channel; whether it was about a queue.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
 use super::{RedisJobs, listen};
-use crate::config::{Durability, RedisSettings, test_redis};
+use crate::config::{Durability, QueueSettings, RedisSettings, test_redis};
 use crate::redis::tests::support::Redis as Server;
 use crate::redis::{LinkEvents, Redis, UnitIx};
 
@@ -35,7 +36,7 @@ impl LinkEvents for Ears {
 }
 
 /// A node's queues on these servers.
-async fn node(settings: &RedisSettings) -> RedisJobs {
+pub(super) async fn node(settings: &RedisSettings) -> RedisJobs {
     let ears = Arc::new(Ears::default());
     let redis = Redis::start(settings, ears.clone()).await.expect("the servers serve");
     ears.0.get_or_init(|| RedisJobs::new(redis)).clone()
@@ -47,8 +48,13 @@ fn fresh() -> String {
     format!("queue-{}", QUEUES.fetch_add(1, Ordering::Relaxed))
 }
 
+pub(super) fn settings(name: &str, durability: Durability) -> QueueSettings {
+    let lease = Duration::from_secs(30);
+    QueueSettings { name: name.into(), durability, limits: LIMITS, lease, concurrency: 64, piped: false }
+}
+
 async fn queue(node: &RedisJobs, name: &str) -> Arc<dyn JobStore> {
-    let store = Arc::new(node.store("app", name, LIMITS, Durability::Memory).by_callers_clock());
+    let store = Arc::new(node.store("app", &settings(name, Durability::Memory)).by_callers_clock());
     node.queues().insert(store.news().to_vec(), store.clone());
     listen(node.0.redis.clone(), store.clone()).await;
     store
