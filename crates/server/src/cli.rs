@@ -139,8 +139,8 @@ struct ServeArgs {
     /// Where histories wait while the server restarts [default: fanfare-data/PORT; "": nowhere]
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<String>,
-    /// What this node is there for, beside others on the same Redis servers: edge (subscribers), api (publishers), all
-    /// [default: all]
+    /// What this node is there for, beside others on the same Redis servers: edge (subscribers), api (publishers and
+    /// jobs), worker (pipelines), all [default: all]
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
     /// Echo WebSocket messages at /echo, for conformance tests

@@ -107,7 +107,7 @@ impl Ingest {
         }
         let mut before = std::mem::take(&mut *running);
         running.past = std::mem::take(&mut before.past);
-        let piped = config.apps.iter().filter(|_| config.role.is_api());
+        let piped = config.apps.iter().filter(|_| config.role.is_worker());
         for app in piped {
             for queue in self.0.queues.of_app(&app.id) {
                 let lanes = self.lanes(app, &queue, &config.ingest, &before, &mut running);

@@ -15,4 +15,5 @@ mod nodes {
     mod refills;
     mod relays;
     mod roles;
+    mod workers;
 }

@@ -1,4 +1,4 @@
-//! What a node is there for: subscribers, publishers, or both.
+//! What a node is there for: subscribers, publishers, pipelines, or all of them.
 
 use super::written::{At, Wrong};
 use std::fmt;
@@ -10,19 +10,26 @@ pub enum Role {
     All,
     /// Subscribers, and what they publish themselves.
     Edge,
-    /// Publications and questions.
+    /// Publications, jobs and questions.
     Api,
+    /// Nobody: it takes jobs through pipelines.
+    Worker,
 }
 
 impl Role {
     /// Whether it holds subscribers.
     pub fn is_edge(self) -> bool {
-        self != Role::Api
+        matches!(self, Role::All | Role::Edge)
     }
 
     /// Whether it answers publishers.
     pub fn is_api(self) -> bool {
-        self != Role::Edge
+        matches!(self, Role::All | Role::Api)
+    }
+
+    /// Whether it runs pipelines.
+    pub fn is_worker(self) -> bool {
+        matches!(self, Role::All | Role::Worker)
     }
 }
 
@@ -32,6 +39,7 @@ impl fmt::Display for Role {
             Role::All => "all",
             Role::Edge => "edge",
             Role::Api => "api",
+            Role::Worker => "worker",
         })
     }
 }
@@ -39,9 +47,9 @@ impl fmt::Display for Role {
 /// `shared`: whether there are Redis servers, over which other nodes do what this one does not.
 pub(super) fn checked(written: Option<At<String>>, shared: bool) -> Result<Role, Wrong> {
     let Some(At { value, place }) = written else { return Ok(Role::All) };
-    let role = [Role::All, Role::Edge, Role::Api].into_iter().find(|role| role.to_string() == value);
+    let role = [Role::All, Role::Edge, Role::Api, Role::Worker].into_iter().find(|role| role.to_string() == value);
     match role {
-        None => Err(Wrong::at(place, format!("expected \"edge\", \"api\" or \"all\", found {value:?}"))),
+        None => Err(Wrong::at(place, format!("expected \"edge\", \"api\", \"worker\" or \"all\", found {value:?}"))),
         Some(role) if role != Role::All && !shared => {
             let message = format!(
                 "a node with the role \"{role}\" needs Redis servers ([redis] in fanfare.toml, or FANFARE_REDIS): \

@@ -347,7 +347,7 @@ fn mistakes_in_the_environment_and_in_flags_are_named_too() {
 #[test]
 fn a_node_may_do_a_part_where_others_do_the_rest() {
     const REDIS: &str = "[redis]\nservers = [\"redis://127.0.0.1:7001\"]\n";
-    for (written, role) in [("edge", Role::Edge), ("api", Role::Api), ("all", Role::All)] {
+    for (written, role) in [("edge", Role::Edge), ("api", Role::Api), ("worker", Role::Worker), ("all", Role::All)] {
         assert_eq!(load(&format!("role = \"{written}\"\n{REDIS}")).expect("sound").role, role);
         let flags = || Flags { role: Some(written.to_owned()), ..Flags::default() };
         assert_eq!(load_all(REDIS, &[("FANFARE_ROLE", "edge")], flags()).expect("sound").role, role);
@@ -358,7 +358,7 @@ fn a_node_may_do_a_part_where_others_do_the_rest() {
         "fanfare.toml:1: a node with the role \"edge\" needs Redis servers ([redis] in fanfare.toml, or FANFARE_REDIS): \
          nobody else could do what it leaves out",
     );
-    refused("role = \"cook\"", "fanfare.toml:1: expected \"edge\", \"api\" or \"all\", found \"cook\"");
+    refused("role = \"cook\"", "fanfare.toml:1: expected \"edge\", \"api\", \"worker\" or \"all\", found \"cook\"");
 }
 
 #[test]
