@@ -12,7 +12,7 @@ const BACKOFF_MS_MAX = 30_000;
 const BLOCKED_MS_MAX = 600_000;
 const REMEMBERED_MS = 86_400_000;
 const LONGPOLL_S = 25;
-const SEEN_KEYS_MAX = 2_000;
+const SEEN_MAX = 2_000;
 
 export class Fanfare {
   #url;
@@ -221,8 +221,7 @@ export class Fanfare {
     }
     this.#visitor ??= this.#recall('fanfare') ?? Math.random().toString(36).slice(2);
     this.#remember('fanfare', this.#visitor);
-    const who = Object.entries({ ...rollout, id: this.#visitor }).filter(([, name]) => name);
-    const response = await this.#fetch(link, `${this.#url('rollout')}?${new URLSearchParams(who)}`);
+    const response = await this.#fetch(link, `${this.#url('rollout')}?${queryOf({ ...rollout, id: this.#visitor })}`);
     const { enabled, dark, reason, check_again_s: seconds } = await response.json();
     if (link.over) {
       return;
@@ -248,12 +247,8 @@ export class Fanfare {
   }
 
   #address(link, more) {
-    const query = new URLSearchParams({ transport: link.transport, format: 'json', ...more });
-    if (this.#cursor) {
-      query.set('since', this.#cursor);
-    } else if (this.#options.backtrack) {
-      query.set('backtrack', this.#options.backtrack);
-    }
+    const { backtrack } = this.#options;
+    const query = queryOf({ transport: link.transport, format: 'json', since: this.#cursor, backtrack, ...more });
     return `${this.#url('sub')}/${[...link.channels].map(encodeURIComponent).join('/')}?${query}`;
   }
 
@@ -374,7 +369,7 @@ export class Fanfare {
         return this.#ended(link, { ...message, message: message.reason });
     }
     this.#cursor = cursor ?? this.#cursor;
-    if (!entry || !isNew(entry.seen, message)) {
+    if (!entry || !isNew(entry.seen, message, SEEN_MAX + 2 * (this.#options.backtrack ?? 0))) {
       return;
     }
     if (event.startsWith('fanfare:')) {
@@ -619,12 +614,16 @@ export class Fanfare {
   }
 }
 
-/** Whether none of a message's keys has been seen; they have been now. */
-function isNew(seen, { cursor, event_id: id }) {
-  const keys = [cursor, id !== undefined && `#${id}`].filter(Boolean);
-  const fresh = keys.every((key) => !seen.has(key));
-  keys.forEach((key) => seen.add(key));
-  while (seen.size > SEEN_KEYS_MAX) {
+function queryOf(parameters) {
+  return new URLSearchParams(Object.entries(parameters).filter(([, value]) => value));
+}
+
+/** Whether a message is none of the last `max` that have been seen: by its own name, or else by its place. */
+function isNew(seen, { cursor, event_id: id }, max) {
+  const key = id === undefined ? cursor : `#${id}`;
+  const fresh = !key || !seen.delete(key);
+  seen.add(key);
+  if (seen.size > max) {
     seen.delete(seen.values().next().value);
   }
   return fresh;

@@ -34,7 +34,7 @@ pub use broker::{
 };
 pub use hub::Hub;
 pub use key::ChannelKey;
-pub use mail::{Mail, Mailbox, Request};
+pub use mail::{Begin, Mail, Mailbox, Request};
 pub use presence::{Counts, Joined, Left, Member, PresenceEvents, PresenceStore, StoreError};
 pub use publication::{Encode, Form, Frames, Kind, Publication};
 pub use shard::Shard;

@@ -59,10 +59,26 @@ pub struct Entrance {
     pub replay: Option<Replay>,
 }
 
+/// Where a subscriber begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// After what it names.
+    pub since: Since,
+    /// If what came after the cursor is not all known, with the last so many that are.
+    pub or_last: u32,
+}
+
+impl From<Since> for Begin {
+    fn from(since: Since) -> Begin {
+        Begin { since, or_last: 0 }
+    }
+}
+
 /// What a subscriber missed, in the order of publication, ready to be shown.
 #[derive(Debug)]
 pub struct Replay {
-    /// Shared with whoever else asks for them at about the same time. Empty when it is not recovered.
+    /// Shared with whoever else asks for them at about the same time. When it is not recovered, the last that it asked for
+    /// instead.
     pub frames: Vec<Arc<Frames>>,
     /// The end of the channel's stream: whoever has been shown the frames has everything up to here.
     pub now: Mark,
@@ -101,7 +117,7 @@ pub enum Request {
         /// Whether to read the newest event.
         cached: bool,
         /// From where on it wants what was published.
-        since: Option<Since>,
+        begin: Option<Begin>,
     },
     /// A subscriber left a presence channel that it had asked to enter.
     Leave {

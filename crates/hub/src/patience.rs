@@ -9,8 +9,8 @@ use fanfare_proto::socket_id::SocketId;
 use hashbrown::HashMap;
 use tokio::time::Instant;
 
-use crate::broker::Since;
 use crate::key::ChannelKey;
+use crate::mail::Begin;
 use crate::presence::Member;
 use crate::shard::ConnKey;
 use crate::stripe::Open;
@@ -50,7 +50,7 @@ pub(crate) struct Entry {
     pub socket: SocketId,
     pub member: Option<(Member, u32)>,
     pub cached: bool,
-    pub since: Option<Since>,
+    pub begin: Option<Begin>,
     pub until: Instant,
 }
 

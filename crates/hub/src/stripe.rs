@@ -18,11 +18,11 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Since, Stored};
+use crate::broker::{Broker, History, Since, Stored};
 use crate::herald::Herald;
 use crate::hub::{Requests, Routes};
 use crate::key::ChannelKey;
-use crate::mail::{Entrance, Mail, Replay, Request};
+use crate::mail::{Begin, Entrance, Mail, Replay, Request};
 use crate::patience::{Entry, Patience, Unopened, until};
 use crate::presence::{Member, PresenceStore, StoreError};
 use crate::publication::{Frames, Publication};
@@ -168,8 +168,8 @@ impl Stripe {
     async fn serve(&mut self, request: Request) {
         match request {
             Request::Members { key, from, n, announce } => self.members(key, from, n, announce).await,
-            Request::Enter { key, from, conn, token, socket, member, cached, since } => {
-                self.let_in(Entry { key, from, conn, token, socket, member, cached, since, until: until() }).await;
+            Request::Enter { key, from, conn, token, socket, member, cached, begin } => {
+                self.let_in(Entry { key, from, conn, token, socket, member, cached, begin, until: until() }).await;
             }
             Request::Leave { key, socket, may_return } if may_return || self.requests.are_parting() => {
                 self.patience.forget(&key, socket);
@@ -383,15 +383,15 @@ impl Stripe {
     }
 
     async fn enter(&mut self, entry: &Entry) -> Result<Entrance, StoreError> {
-        let Entry { key, socket, member, cached, since, .. } = entry;
+        let Entry { key, socket, member, cached, begin, .. } = entry;
         // Before the channel is open, a history would miss what comes after it.
         if self.patience.unopened.contains_key(key) {
             return Err(StoreError::Unavailable);
         }
         let mut entrance = Entrance::default();
         // What can fail before the join, which would have to be taken back.
-        if let Some(since) = since {
-            entrance.replay = Some(self.replay(key, since).await?);
+        if let Some(begin) = begin {
+            entrance.replay = Some(self.replay(key, begin).await?);
         }
         if *cached {
             entrance.cached = Some(self.broker.cached(key).await.map_err(|_| StoreError::Unavailable)?);
@@ -403,10 +403,18 @@ impl Stripe {
     }
 
     /// What was missed. The loop and this node have subscribed before: what is not in it will be delivered.
-    async fn replay(&mut self, key: &ChannelKey, since: &Since) -> Result<Replay, StoreError> {
-        let history = self.broker.history(key, since, usize::MAX).await.map_err(|_| StoreError::Unavailable)?;
+    async fn replay(&mut self, key: &ChannelKey, begin: &Begin) -> Result<Replay, StoreError> {
+        let mut history = self.history(key, &begin.since).await?;
+        let recovered = history.recovered;
+        if !recovered && begin.or_last > 0 {
+            history = self.history(key, &Since::Last(begin.or_last)).await?;
+        }
         let frames = self.replayed(key, history.publications);
-        Ok(Replay { frames, now: history.now, recovered: history.recovered })
+        Ok(Replay { frames, now: history.now, recovered })
+    }
+
+    async fn history(&self, key: &ChannelKey, since: &Since) -> Result<History, StoreError> {
+        self.broker.history(key, since, usize::MAX).await.map_err(|_| StoreError::Unavailable)
     }
 
     fn replayed(&mut self, key: &ChannelKey, missed: Vec<Stored>) -> Vec<Arc<Frames>> {

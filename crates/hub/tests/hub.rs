@@ -12,8 +12,8 @@ use fanfare_hub::presence::{Counts, PresenceStore};
 use fanfare_hub::publication::{Form, PusherForms};
 use fanfare_hub::shard::{ConnKey, Traits};
 use fanfare_hub::{
-    Broker, BrokerError, BrokerEvents, Cached, ChannelKey, Frames, History, HistoryRule, Hub, Keep, Kind, Mail, Mark,
-    Member, Post as Posting, Publication, Published, Request, Shard, Since, StoreError,
+    Begin, Broker, BrokerError, BrokerEvents, Cached, ChannelKey, Frames, History, HistoryRule, Hub, Keep, Kind, Mail,
+    Mark, Member, Post as Posting, Publication, Published, Request, Shard, Since, StoreError,
 };
 use fanfare_proto::socket_id::SocketId;
 use tokio::sync::Notify;
@@ -177,7 +177,7 @@ impl Node {
     fn enter(&self, from: usize, b: u64, user: &str) {
         let member = Some((Member { user_id: user.to_owned(), user_info: None }, MEMBERS_MAX));
         let (key, conn, socket) = (room(), ConnKey::from_bits(b), socket(b));
-        self.ask(Request::Enter { key, from, conn, token: 1, socket, member, cached: false, since: None });
+        self.ask(Request::Enter { key, from, conn, token: 1, socket, member, cached: false, begin: None });
     }
 
     fn leave(&self, b: u64) {
@@ -497,7 +497,7 @@ async fn who_enters_a_cache_channel_gets_the_newest_event_or_a_miss() {
         socket: socket(1),
         member: None,
         cached: true,
-        since: None,
+        begin: None,
     };
     node.ask(enter());
     assert!(matches!(one.entered().await.unwrap().cached, Some(None)), "a miss");
@@ -517,7 +517,7 @@ async fn who_cannot_be_shown_the_cached_event_is_no_member() {
     node.door.shut.store(true, Ordering::Relaxed);
     let member = Some((Member { user_id: "ann".into(), user_info: None }, MEMBERS_MAX));
     let (conn, socket) = (ConnKey::from_bits(1), socket(1));
-    node.ask(Request::Enter { key: room(), from: 0, conn, token: 1, socket, member, cached: true, since: None });
+    node.ask(Request::Enter { key: room(), from: 0, conn, token: 1, socket, member, cached: true, begin: None });
     assert_eq!(one.entered().await.unwrap_err(), StoreError::Unavailable);
     assert_eq!(node.hub.members(&room()).await, Ok(vec![]));
 }
@@ -525,9 +525,9 @@ async fn who_cannot_be_shown_the_cached_event_is_no_member() {
 // Recovery.
 
 impl Node {
-    fn enter_since(&self, key: &ChannelKey, since: Since) {
-        let (key, conn, socket, since) = (key.clone(), ConnKey::from_bits(1), socket(1), Some(since));
-        self.ask(Request::Enter { key, from: 0, conn, token: 1, socket, member: None, cached: false, since });
+    fn enter_since(&self, key: &ChannelKey, begin: impl Into<Begin>) {
+        let (key, conn, socket, begin) = (key.clone(), ConnKey::from_bits(1), socket(1), Some(begin.into()));
+        self.ask(Request::Enter { key, from: 0, conn, token: 1, socket, member: None, cached: false, begin });
     }
 
     async fn keep(&self, key: &ChannelKey, data: u32) -> Mark {
@@ -604,6 +604,24 @@ async fn a_subscribe_in_the_middle_of_a_stream_misses_nothing() {
         node.members(&key, 0, 0);
         node.settled().await;
         while one.inbox.take().is_some() {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_that_says_nothing_any_more_may_fall_back_to_the_last_that_are_kept() {
+    let (node, [mut one]) = start();
+    let key = ChannelKey::new("1", "room");
+    let since = node.keep(&key, 0).await.cursor(&key);
+    node.hub.clear(&key).await.unwrap();
+    for data in 1..=3 {
+        node.keep(&key, data).await;
+    }
+    node.members(&key, 0, 1);
+    one.opened().await;
+    for (or_last, replayed) in [(0, 0), (2, 2), (9, 3)] {
+        node.enter_since(&key, Begin { since: Since::Cursor(since.clone()), or_last });
+        let replay = one.entered().await.unwrap().replay.unwrap();
+        assert_eq!((replay.recovered, replay.frames.len()), (false, replayed));
     }
 }
 

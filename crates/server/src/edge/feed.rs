@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fanfare_hub::mail::{Entrance, Replay};
 use fanfare_hub::shard::{After, ConnKey, Doom, Subscribed, Traits};
-use fanfare_hub::{ChannelKey, Encode, Frames, Request, Since, StoreError, StreamPosition};
+use fanfare_hub::{Begin, ChannelKey, Encode, Frames, Request, Since, StoreError, StreamPosition};
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::cursor::{Cursor, Place};
 use fanfare_proto::json::json_string_token;
@@ -60,14 +60,15 @@ impl Desk {
             conn.more().joining.get_or_insert_default().lead = lead(&listen, random);
         }
         if !self.is_live_at_once(key, &listen) {
-            self.subscribe_all(key, listen.channels, listen.since);
+            self.subscribe_all(key, listen.channels, listen.begin);
         }
     }
 
     /// A poller that has the newest is back: nothing has to be asked.
     fn is_live_at_once(&mut self, key: ConnKey, listen: &Listen) -> bool {
         let [Wanted { key: channel, .. }] = &*listen.channels else { return false };
-        let (Transport::LongPoll, Some(Since::Cursor(cursor))) = (listen.transport, &listen.since) else {
+        let (Transport::LongPoll, Some(Begin { since: Since::Cursor(cursor), .. })) = (listen.transport, &listen.begin)
+        else {
             return false;
         };
         let Some(place) = cursor.place(channel.hash()) else { return false };
@@ -80,8 +81,8 @@ impl Desk {
     }
 
     /// Subscribes to channels that are let in together. What an open WebSocket asks for meanwhile joins them.
-    pub fn subscribe_all(&mut self, key: ConnKey, channels: Vec<Wanted>, since: Option<Since>) {
-        let resumes = since.is_some();
+    pub fn subscribe_all(&mut self, key: ConnKey, channels: Vec<Wanted>, begin: Option<Begin>) {
+        let resumes = begin.is_some();
         for Wanted { key: channel, member, cache } in channels {
             let Some(app) = self.app(key) else { return };
             let presence = member.is_some();
@@ -100,8 +101,8 @@ impl Desk {
             more.joining.get_or_insert_default().awaited.push(awaited);
             let (from, socket) = (self.index, self.socket_id(key));
             let member = member.map(|member| (member, app.limits.presence_members_max));
-            let (cached, since) = (cache && !resumes, Some(since.clone().unwrap_or(Since::Now)));
-            self.ask(Request::Enter { key: channel, from, conn: key, token, socket, member, cached, since });
+            let (cached, begin) = (cache && !resumes, Some(begin.clone().unwrap_or(Since::Now.into())));
+            self.ask(Request::Enter { key: channel, from, conn: key, token, socket, member, cached, begin });
         }
         self.release_if_complete(key);
     }

@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use fanfare_hub::{ChannelKey, Form, Member, Since};
+use fanfare_hub::{Begin, ChannelKey, Form, Member, Since};
 use fanfare_proto::channel::{Access, BadName, ChannelName};
 use fanfare_proto::cursor::{BadCursor, Cursor};
 use percent_encoding::percent_decode_str;
@@ -118,7 +118,7 @@ pub struct Listen {
     /// What is said of each message.
     pub format: Format,
     /// From where on; `None`: the next publication is the first.
-    pub since: Option<Since>,
+    pub begin: Option<Begin>,
     /// What let it in, where something had to.
     pub claims: Option<Arc<Claims>>,
     /// The page that asks, if it is a page.
@@ -284,7 +284,7 @@ impl Reader {
         let format = format(&query, channels.len())?;
         let conditional = head.header("if-none-match").is_some();
         Ok(Listen {
-            since: since(head, &query, &app)?.or_else(|| newest(transport, format)),
+            begin: begin(head, &query, &app)?.or_else(|| newest(transport, format)),
             format,
             wait_s: number(&query, "wait", 1, WAIT_S_MAX, "seconds from 1 to 60")?,
             sid: query.value("sid").map(|sid| sid.into_owned().into()),
@@ -380,22 +380,27 @@ fn member(channel: &str, claims: &Claims) -> Result<Member, Refused> {
 }
 
 /// Where to resume. A browser that reconnects by itself repeats the URL that it began with, so headers win.
-fn since(head: &impl Head, query: &Query<'_>, app: &App) -> Result<Option<Since>, Refused> {
+fn begin(head: &impl Head, query: &Query<'_>, app: &App) -> Result<Option<Begin>, Refused> {
     let header = |name| head.header(name).filter(|value| !value.trim().is_empty()).map(|value| tag(&value).to_owned());
     let named = ["since", "last_event_id", "lastEventID", "lastEventId"].into_iter();
     let text = header("last-event-id").or_else(|| header("if-none-match"));
     let text =
         text.or_else(|| named.filter_map(|name| query.value(name)).find(|text| !text.is_empty()).map(Cow::into_owned));
-    if let Some(text) = text {
-        return Ok(Some(Since::Cursor(cursor(&text, app)?)));
+    beginning(text.as_deref(), number(query, "backtrack", 0, BACKTRACK_MAX, "a whole number")?, app)
+}
+
+/// Where to begin, given a cursor, how many of the last publications, or both.
+pub fn beginning(since: Option<&str>, backtrack: Option<u32>, app: &App) -> Result<Option<Begin>, Refused> {
+    let last = backtrack.map(|last| last.min(BACKTRACK_MAX));
+    match since {
+        Some(text) => Ok(Some(Begin { since: Since::Cursor(cursor(text, app)?), or_last: last.unwrap_or(0) })),
+        None => Ok(last.map(|last| Since::Last(last).into())),
     }
-    let last = number(query, "backtrack", 0, BACKTRACK_MAX, "a whole number")?;
-    Ok(last.map(Since::Last))
 }
 
 /// A poll of payloads alone that names no place is answered with the newest: there is nowhere else to say where it is.
-fn newest(transport: Transport, format: Format) -> Option<Since> {
-    (transport == Transport::Poll && format == Format::Raw).then_some(Since::Last(1))
+fn newest(transport: Transport, format: Format) -> Option<Begin> {
+    (transport == Transport::Poll && format == Format::Raw).then(|| Since::Last(1).into())
 }
 
 /// A cursor that one of this app's channels gave.

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use fanfare_hub::Since;
 use fanfare_hub::shard::ConnKey;
 use fanfare_proto::close::CloseCode;
 use fanfare_proto::{feed, json, ws};
@@ -62,10 +61,7 @@ impl Desk {
             let claims = self.reader.tokens.verify(app, token).map_err(|error| (None, error.into()))?;
             self.bear(key, claims);
         }
-        let since = match (&ask.since, ask.backtrack) {
-            (Some(text), _) => Some(Since::Cursor(listen::cursor(text, app).map_err(|refused| (None, refused))?)),
-            (None, backtrack) => backtrack.map(|last| Since::Last(last.min(listen::BACKTRACK_MAX))),
-        };
+        let begin = listen::beginning(ask.since.as_deref(), ask.backtrack, app).map_err(|refused| (None, refused))?;
         let claims = self.shard.wire(key).and_then(|conn| conn.claims.clone());
         let mut channels = Vec::with_capacity(ask.subscribe.len());
         let mut refused = None;
@@ -80,7 +76,7 @@ impl Desk {
         if max > 0 && self.shard.subscriptions(key) + channels.len() > max {
             return Err((None, Refused::TooMany(app.limits.channels_per_connection_max)));
         }
-        self.subscribe_all(key, channels, since);
+        self.subscribe_all(key, channels, begin);
         refused.map_or(Ok(()), Err)
     }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use fanfare_hub::Since;
+use fanfare_hub::{Begin, Since};
 use fanfare_proto::cursor::Cursor;
 use fanfare_proto::json::{Text, json_string_token, object};
 use hashbrown::HashMap;
@@ -204,15 +204,15 @@ impl Session {
             messages: VecDeque::new(),
             cursor: None,
             // It goes on from a session that is not here, and does not say where that was.
-            recovered: (listen.sid.is_some() && listen.since.is_none()).then_some(false),
+            recovered: (listen.sid.is_some() && listen.begin.is_none()).then_some(false),
             rosters: Vec::new(),
             over: None,
         }
     }
 
     fn goes_on_for(&self, listen: &Listen) -> bool {
-        let from_here = match &listen.since {
-            Some(Since::Cursor(cursor)) => self.cursor.as_ref() == Some(cursor),
+        let from_here = match &listen.begin {
+            Some(Begin { since: Since::Cursor(cursor), .. }) => self.cursor.as_ref() == Some(cursor),
             _ => true,
         };
         from_here && self.who == who(listen)

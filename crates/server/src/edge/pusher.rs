@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use fanfare_hub::mail::{Entrance, Replay};
 use fanfare_hub::shard::{After, ConnKey, Subscribed, Traits};
-use fanfare_hub::{ChannelKey, Member, Publication, Request, Since, StoreError};
+use fanfare_hub::{Begin, ChannelKey, Member, Publication, Request, Since, StoreError};
 use fanfare_proto::channel::{Access, ChannelKind, ChannelName};
 use fanfare_proto::client::ClientMessage;
 use fanfare_proto::close::{CloseCode, ErrorCode};
@@ -141,23 +141,18 @@ impl Desk {
         if let Some(conn) = self.shard.wire(key).filter(|_| kind.needs_auth()) {
             conn.deadline_s = 0;
         }
-        let since = self.since(key, app, wish)?;
-        self.join(key, app, channel, kind, member, since);
+        let begin = self.begin(key, app, wish)?;
+        self.join(key, app, channel, kind, member, begin);
         Ok(())
     }
 
     /// From where on, on connections that are told positions; all others begin with what comes.
-    fn since(&mut self, key: ConnKey, app: &App, wish: &Wish<'_>) -> Result<Option<Since>, Refused> {
+    fn begin(&mut self, key: ConnKey, app: &App, wish: &Wish<'_>) -> Result<Option<Begin>, Refused> {
         if !matches!(self.shard.wire(key).map(|conn| &conn.talk), Some(Talk::Pusher { positions: true })) {
             return Ok(None);
         }
-        if let Some(text) = wish.since {
-            return Ok(Some(Since::Cursor(
-                listen::cursor(text, app).map_err(|error| Refused::Since(error.to_string()))?,
-            )));
-        }
-        let backtrack = wish.backtrack.map(|last| Since::Last(last.min(listen::BACKTRACK_MAX)));
-        Ok(Some(backtrack.unwrap_or(Since::Now)))
+        let begin = listen::beginning(wish.since, wish.backtrack, app);
+        Ok(Some(begin.map_err(|error| Refused::Since(error.to_string()))?.unwrap_or(Since::Now.into())))
     }
 
     fn check_room(&mut self, key: ConnKey, app: &App, channel: &ChannelKey) -> Result<(), Refused> {
@@ -208,14 +203,14 @@ impl Desk {
         channel: ChannelKey,
         kind: ChannelKind<'_>,
         member: Option<Member>,
-        since: Option<Since>,
+        begin: Option<Begin>,
     ) {
         let traits = Traits {
             presence: kind.is_presence(),
             announce: app.subscription_count && !kind.is_presence(),
             newest: app.keeps_newest(channel.name()),
         };
-        let hold = kind.is_presence() || kind.cache || since.is_some();
+        let hold = kind.is_presence() || kind.cache || begin.is_some();
         let subscribed = self.shard.subscribe(key, channel.as_str(), traits, hold);
         if let (Some(member), Some(conn)) = (&member, self.shard.wire(key)) {
             conn.more().members.push((channel.name().into(), json_string_token(&member.user_id).into()));
@@ -223,7 +218,7 @@ impl Desk {
         if let Subscribed::Held(token) = subscribed {
             let (from, socket, cached) = (self.index, self.socket_id(key), kind.cache);
             let member = member.map(|member| (member, app.limits.presence_members_max));
-            self.ask(Request::Enter { key: channel, from, conn: key, token, socket, member, cached, since });
+            self.ask(Request::Enter { key: channel, from, conn: key, token, socket, member, cached, begin });
         } else if subscribed == Subscribed::Live {
             self.say(key, |out| server::subscription_succeeded(out, channel.name(), None));
         }
