@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bench::{Bench, SETTINGS, check_sums, job, keyed, lane, lane_after, lane_into, plan, shadow, until};
 use fanfare_jobs::sinks::{Circuit, Delivery, Sink, SinkError};
 use fanfare_jobs::worker::{Others, Settings, Worker};
-use fanfare_jobs::{Claim, JobId, State};
+use fanfare_jobs::{Claim, JobId, Spec, State};
 use serde_json::json;
 use target::{Reply, Target};
 
@@ -263,6 +263,22 @@ async fn a_copy_goes_to_the_sinks_of_another_pipeline_and_nobody_waits_for_it() 
     bench.until(State::Finished, 1).await;
     until(|| other.bodies() == ["x"]).await;
     assert_eq!(target.bodies(), ["x"]);
+}
+
+#[tokio::test]
+async fn what_several_pipelines_say_of_a_job_has_names_of_its_own() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    let sinks = || json!([http(&target)]);
+    let trial = shadow("trial", json!([]), sinks());
+    let first = lane("first", json!([{ "stage": "tee", "to": "other" }]), sinks());
+    let other = lane("other", json!([]), sinks());
+    let _worker = bench.worker(&[&trial, &first, &other], SETTINGS);
+    bench.put([Spec { idempotency_key: Some("post-17".into()), ..job("x") }]).await;
+    until(|| target.heard().len() == 4).await;
+    let mut ids: Vec<_> =
+        target.heard().iter().map(|heard| heard.headers["x-fanfare-event-id"].to_str().unwrap().to_owned()).collect();
+    ids.sort();
+    assert_eq!(ids, ["post-17", "post-17/first>other", "post-17/other", "post-17/trial"]);
 }
 
 #[tokio::test]

@@ -106,6 +106,9 @@ pub struct Record {
     pub claimed_ms: u64,
     /// The same for all that is made of a job: its queue and its number.
     pub trace: Arc<str>,
+    /// Which of the ways that lead from its queue it goes: nothing on the first, so that a pipeline that takes another's
+    /// place knows what that has published.
+    pub branch: Option<Arc<str>>,
     /// What it carries.
     pub body: Body,
     /// Where it goes.
@@ -142,6 +145,7 @@ impl Record {
             put_ms: job.put_ms,
             claimed_ms,
             trace: format!("{queue}/{}", job.id.0).into(),
+            branch: None,
             body: Body::Raw(job.spec.data.clone()),
             routes: Vec::new(),
             sealer: None,
@@ -150,14 +154,18 @@ impl Record {
     }
 
     /// What a publication of this record is known by, so that a repeat is dropped: the job's idempotency key, or else its
-    /// queue and number; and the part, if it is one.
+    /// queue and number; the part, if it is one; and the branch, as what two pipelines say of a job is no repeat.
     pub fn event_id(&self, queue: &str) -> String {
         let part = self.id.part;
-        match (&self.idempotency_key, part) {
+        let mut id = match (&self.idempotency_key, part) {
             (Some(key), 0) => key.to_string(),
             (Some(key), part) => format!("{key}:{part}"),
             (None, _) => format!("{queue}:{}", self.id),
+        };
+        if let Some(branch) = &self.branch {
+            id.extend(["/", branch]);
         }
+        id
     }
 
     /// What the record says: a decoded record's JSON; but a string, such as a template makes of a record, as it is.

@@ -122,10 +122,17 @@ impl Plan {
         &self.lanes
     }
 
+    /// What tells the records of a pipeline from those of the queue's others: nothing, for the first that jobs wait for.
+    pub(super) fn branch(&self, of: &Lane) -> Option<Arc<str>> {
+        let first = self.lanes.iter().find(|lane| !lane.shadow);
+        let name = of.pipeline.name();
+        (first.is_none_or(|first| first.pipeline.name() != name)).then(|| name.clone())
+    }
+
     /// Hands a copy to all sinks of the named pipeline. A reload may have taken that away.
-    pub(super) fn copy(&self, to: &str, record: Record) {
+    pub(super) fn copy(&self, from: &str, to: &str, record: Record) {
         let Some(lane) = self.lanes.iter().find(|lane| **lane.pipeline.name() == *to) else { return };
-        let record = Arc::new(record);
+        let record = Arc::new(Record { branch: Some(format!("{from}>{to}").into()), ..record });
         lane.passed.count(|passed| passed.copied += 1);
         (0..lane.outlets.len()).for_each(|outlet| lane.offer(outlet, &record));
     }

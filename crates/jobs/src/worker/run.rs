@@ -121,6 +121,7 @@ impl Run {
     }
 
     async fn lane(&self, lane: &Arc<Lane>, record: Record) -> Outcome {
+        let record = Record { branch: self.plan.branch(lane), ..record };
         lane.passed.count(|passed| passed.taken += 1);
         let steps = lane.pipeline.run(0, record, (self.inner.now)());
         let Settled { through, dropped, trouble } = self.settle(lane, steps).await;
@@ -153,7 +154,7 @@ impl Run {
         let mut settled = Settled::nothing(lane);
         match step {
             Step::Through(record) => settled.through.add(record),
-            Step::Copied { to, record } => self.plan.copy(&to, record),
+            Step::Copied { to, record } => self.plan.copy(lane.pipeline.name(), &to, record),
             Step::Dropped { .. } => settled.dropped += 1,
             Step::Failed { stage, retry, why, .. } => {
                 let why = format!("{}/{}: {why}", lane.pipeline.name(), lane.pipeline.stages()[stage].name);
