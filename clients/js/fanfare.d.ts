@@ -22,7 +22,10 @@ export interface Options {
   transports?: Transport[];
   /** Where to go on from: the `cursor` that an earlier feed had. */
   since?: string;
-  /** Without a cursor: how many of the latest messages to begin with. */
+  /**
+   * How many of the latest messages to begin with: without a cursor, and after a gap, where those that were heard before are left
+   * out.
+   */
   backtrack?: number;
   /**
    * Whether the server's rollout is asked if there is to be a feed, and obeyed: before the first connection, and then as often

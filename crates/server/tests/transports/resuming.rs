@@ -43,6 +43,32 @@ fn recovered(server: &Server, transport: Transport, channel: &str, since: &str) 
 }
 
 #[test]
+fn a_cursor_that_fails_may_fall_back_to_the_last_that_are_kept() {
+    let server = server("");
+    let old = publish_numbers(&server, "room", 1..=3).remove(0);
+    let clear = [("Authorization", &*format!("Bearer {}", crate::support::SECRET))];
+    assert_eq!(server.request("DELETE", &format!("/pub/{KEY}/room"), &clear, "").status, 200);
+    let good = publish_numbers(&server, "room", 4..=7).remove(1);
+    for transport in TRANSPORTS {
+        assert_eq!(recovered(&server, transport, "room", &format!("{old}&backtrack=2")), false, "{transport:?}");
+        let begin = |since: &str| {
+            let more = format!("&since={since}&backtrack=1");
+            let mut reader = Reader::ask(server.addr, transport, "room", &more, &[]).expect("a reader");
+            if transport != Transport::LongPoll {
+                reader.next();
+            }
+            reader
+        };
+        expect_numbers(&mut begin(&old), [7]);
+        expect_numbers(&mut begin(&good), 6..=7);
+    }
+    let mut socket = Reader::open(&server, Transport::Socket, "other");
+    socket.socket().send_text(&json!({ "subscribe": ["room"], "since": old, "backtrack": 3 }).to_string());
+    assert_eq!(socket.next()["recovered"], false);
+    expect_numbers(&mut socket, 5..=7);
+}
+
+#[test]
 fn who_names_a_cursor_gets_what_came_after_it() {
     let server = server("");
     let cursors = publish_numbers(&server, "room", 1..=5);
