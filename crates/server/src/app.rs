@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fanfare_hub::hub::{LOOPS_MAX, Routes};
-use fanfare_hub::memory::{MemoryBroker, MemoryPresence};
+use fanfare_hub::memory::{MemoryBroker, MemoryPresence, Snapshot as History};
 use fanfare_hub::{Broker, Encode, Hub, PresenceStore};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
@@ -34,6 +34,7 @@ use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, LoopStats, Loops, Occupancy, Order, Returned, Settings, Snapshot, shard_loop};
 use crate::ingest::Ingest;
+use crate::ingest::recall::{Recall, restore};
 use crate::metrics::{Admin, Answers};
 use crate::queues::{Kept, Queues};
 use crate::readiness::{Readiness, Unready};
@@ -75,6 +76,8 @@ struct Node {
     queues: Queues,
     /// The broker whose histories a restart needs; shared servers keep their own.
     memory: Option<MemoryBroker>,
+    /// Whether it has the histories of the server before.
+    resumed: bool,
     /// What it shares with other nodes.
     shared: Option<Shared>,
     hub: Hub,
@@ -140,9 +143,12 @@ impl Node {
             None => Tokens::default(),
         };
         let readiness = Readiness::default();
+        let mut resumed = false;
         let (hub, memory, shared) = match &config.redis {
             None => {
-                let broker = memory_broker(routes.clone(), data.as_ref());
+                let history = data.as_ref().and_then(DataDir::take_history);
+                resumed = history.is_some();
+                let broker = memory_broker(routes.clone(), history);
                 (start_hub(routes, broker.clone(), MemoryPresence::default()), Some(broker), None)
             }
             Some(settings) => {
@@ -176,6 +182,7 @@ impl Node {
             data,
             queues,
             memory,
+            resumed,
             shared,
             readiness,
             hub,
@@ -200,7 +207,16 @@ impl Node {
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
         let queues = self.queues;
         let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), queues.clone(), &self.config);
-        let ingest = Ingest::start(&self.config, queues.clone(), api.publisher(), self.apps.clone());
+        // Shared servers remember by themselves.
+        let published = self.memory.as_ref().and(self.data.as_ref()).and_then(DataDir::published);
+        let mut recall = None;
+        if let Some((recent, lines)) = published {
+            if !self.resumed {
+                restore(&lines, &api.publisher(), &self.apps).await;
+            }
+            recall = Some(Recall::new(recent));
+        }
+        let ingest = Ingest::start(&self.config, queues.clone(), api.publisher(), self.apps.clone(), recall);
         let mut revocations = self.tokens.changes();
         let answers = Arc::<Answers>::default();
         let loops = Loops::new(&self.loops);
@@ -333,8 +349,8 @@ fn kept(shared: Option<&Shared>, data: Option<&DataDir>) -> Kept {
     }
 }
 
-fn memory_broker(routes: Arc<Routes>, data: Option<&DataDir>) -> MemoryBroker {
-    match data.and_then(DataDir::take_history) {
+fn memory_broker(routes: Arc<Routes>, history: Option<History>) -> MemoryBroker {
+    match history {
         Some(snapshot) => MemoryBroker::resume(routes, epoch(), snapshot),
         None => MemoryBroker::start(routes, epoch()),
     }

@@ -2,7 +2,8 @@
 //!
 //! Histories are written when the server has stopped in good order, and taken away when the next one starts. So after a
 //! crash there are none, the epochs are new, and clients are told that something may be missing. Revocations of tokens are
-//! written as they come, as a crash must let nobody in. The queues' own folder is in it too.
+//! written as they come, as a crash must let nobody in; so is what pipelines publish (`ingest::recall`). The queues' own folder
+//! is in it too.
 //!
 //! Always true:
 //! - a history is whole or not there, and is read at most once;
@@ -10,8 +11,10 @@
 //! - a file that cannot be used, or a directory that cannot be made, costs the histories and nothing else.
 
 mod journal;
+mod recent;
 
 pub use journal::Journal;
+pub use recent::Recent;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
@@ -27,6 +30,8 @@ const HISTORY: &str = "history";
 const UNFINISHED: &str = "history.unfinished";
 /// Tokens that were taken back.
 const REVOKED: &str = "revoked";
+/// What pipelines have published lately.
+const PUBLISHED: &str = "published";
 /// Jobs (`queues`).
 const QUEUES: &str = "queues";
 /// Where a history that could not be read waits for somebody to look at it.
@@ -109,6 +114,14 @@ impl DataDir {
     /// The folder of the queues, which have a lock of their own: they are repaired while no server runs.
     pub fn queues(&self) -> PathBuf {
         queues_in(&self.path)
+    }
+
+    /// Where pipelines write down what they publish, and what stands there. `None` if it cannot be.
+    pub fn published(&self) -> Option<(Recent, String)> {
+        let opened = Recent::open(self.path.join(PUBLISHED));
+        let failed =
+            |error| tracing::error!(path = %self.path.display(), %error, "publications cannot be written down");
+        opened.map_err(failed).ok()
     }
 
     /// Where revocations are written down, and what stands there. `None` if it cannot be: they end with this process.

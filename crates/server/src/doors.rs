@@ -15,11 +15,13 @@ pub enum Door {
     Pipelines,
     /// The push-stream listener.
     PushStream,
+    /// What pipelines published before a crash.
+    Recall,
 }
 
 impl Door {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Door; 4] = [Door::Api, Door::Plain, Door::Pipelines, Door::PushStream];
+    pub const ALL: [Door; 5] = [Door::Api, Door::Plain, Door::Pipelines, Door::PushStream, Door::Recall];
 
     /// As it is written in the ledger and in metrics.
     pub fn as_str(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Door {
             Door::Plain => "plain",
             Door::Pipelines => "pipelines",
             Door::PushStream => "push_stream",
+            Door::Recall => "recall",
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod channels;
 pub mod compile;
 mod edges;
 mod past;
+pub mod recall;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,9 +22,10 @@ use futures_util::future::join_all;
 use self::compile::Means;
 use self::past::Past;
 pub use self::past::{Over, routes};
+use self::recall::Recall;
 use crate::api::publish::Publisher;
 use crate::apps::Apps;
-use crate::config::{AppSettings, Config, IngestSettings, PipelineSettings};
+use crate::config::{AppSettings, Config, Durability, IngestSettings, PipelineSettings};
 use crate::queues::{Queue, Queues};
 
 /// How long the worker of a queue that has no pipelines any more may go on with what it has begun.
@@ -38,6 +40,7 @@ struct Inner {
     publisher: Arc<Publisher>,
     apps: Apps,
     means: Means,
+    recall: Option<Recall>,
     others: Others,
     running: Mutex<Running>,
 }
@@ -90,11 +93,17 @@ struct MadeOf {
 
 impl Ingest {
     /// Begins with what a configuration says. Must be called on the runtime.
-    pub fn start(config: &Config, queues: Queues, publisher: Arc<Publisher>, apps: Apps) -> Ingest {
+    pub fn start(
+        config: &Config,
+        queues: Queues,
+        publisher: Arc<Publisher>,
+        apps: Apps,
+        recall: Option<Recall>,
+    ) -> Ingest {
         // Without Redis, a queue is this process' alone: its directory is locked.
         let others = if config.redis.is_some() { Others::Processes } else { Others::Nobody };
         let (means, running) = (Means::default(), Mutex::default());
-        let ingest = Ingest(Arc::new(Inner { queues, publisher, apps, means, others, running }));
+        let ingest = Ingest(Arc::new(Inner { queues, publisher, apps, means, recall, others, running }));
         ingest.reload(config);
         ingest
     }
@@ -152,7 +161,10 @@ impl Ingest {
             let lane = match known.filter(|(before, _)| *before == made_of) {
                 Some((_, lane)) => lane.clone(),
                 None => {
-                    let channels = channels::kind(self.0.publisher.clone(), self.0.apps.clone(), app.id.clone());
+                    // What jobs of a queue in memory publish is as lasting as they are.
+                    let recall = self.0.recall.clone().filter(|_| queue.settings().durability == Durability::Disk);
+                    let (publisher, apps) = (self.0.publisher.clone(), self.0.apps.clone());
+                    let channels = channels::kind(publisher, apps, app.id.clone(), recall);
                     match compile::lane(app, pipeline, ingest, &self.0.means, channels) {
                         Ok(lane) => Arc::new(match known {
                             Some((_, before)) => lane.in_place_of(before),

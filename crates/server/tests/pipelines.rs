@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 use support::redis::Redis;
-use support::{KEY, Nodes, Response, SECRET, Server, Socket, eventually, inner, one_app};
+use support::{KEY, Nodes, Reader, Response, SECRET, Server, Socket, Transport, eventually, inner, one_app};
 
 /// An app with a queue `comments`, and a pipeline on it with these stages behind `json`, and these sinks.
 fn config(stages: &str, sinks: &str) -> String {
@@ -181,6 +181,26 @@ fn records_are_published_to_servers_elsewhere() {
 }
 
 #[test]
+fn two_publications_of_a_job_on_one_channel_are_no_repeat() {
+    let twice = "{ stage = \"route\", channels = [\"thread.{{ thread }}\"], event = \"created\" }, \
+                 { stage = \"route\", channels = [\"thread.{{ thread }}\"], event = \"counted\" }";
+    let beside = "\n[[apps.pipelines]]\nname = \"beside\"\nqueue = \"comments\"\n\
+                  stages = [{ stage = \"json\" }, { stage = \"route\", channels = [\"thread.2\"], event = \"beside\" }]\n\
+                  sinks = [{ sink = \"channels\" }]";
+    let server = Server::start(&(config(twice, CHANNELS) + beside));
+    let mut feed = Reader::with(&server, Transport::Stream, "thread.2", "");
+    server.put([json!({ "idempotency_key": "save-1", "data": { "thread": 2 } })]);
+    let mut heard: Vec<(String, String)> = (0..3)
+        .map(|_| feed.next())
+        .map(|message| ["event", "event_id"].map(|field| message[field].as_str().expect("text").to_owned()))
+        .map(|[event, id]| (event, id))
+        .collect();
+    heard.sort();
+    let wanted = [("beside", "save-1/beside"), ("counted", "save-1/1"), ("created", "save-1")];
+    assert_eq!(heard, wanted.map(|(event, id)| (event.to_owned(), id.to_owned())));
+}
+
+#[test]
 fn what_one_node_publishes_is_heard_on_the_others() {
     let redis = Redis::standalone();
     let nodes = Nodes::start(&redis.url(), 2, &config(ROUTE, CHANNELS));
@@ -222,6 +242,36 @@ fn what_was_acknowledged_survives_kills_and_reaches_the_sinks() {
     // What was under way when the server was killed was done again, and nothing has overtaken it.
     numbers.dedup();
     assert!(numbers.into_iter().eq(0..put));
+}
+
+#[test]
+fn what_pipelines_have_published_is_there_again_after_a_crash_and_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("data_dir = {:?}\n", folder.path())
+        + &config(ROUTE, CHANNELS).replace("durability = \"memory\"", "durability = \"disk\"");
+    for life in 0..3 {
+        let mut server = Server::start(&config);
+        let mut feed = Reader::with(&server, Transport::Stream, "thread.2", "&backtrack=100");
+        let mut heard = |n: usize| -> Vec<u64> {
+            let data = (0..n).map(|_| serde_json::from_str::<Value>(&feed.data()).expect("JSON"));
+            data.map(|data| data["n"].as_u64().expect("a number")).collect()
+        };
+        assert!(heard(life * 10).into_iter().eq(0..life as u64 * 10), "life {life}");
+        server.put((life * 10..life * 10 + 10).map(comment));
+        heard(10);
+        eventually("all are finished", || server.count("finished") == (life as u64 + 1) * 10);
+        server.signal("KILL");
+        server.wait();
+    }
+    // What a graceful stop has saved is not published again.
+    for _ in 0..2 {
+        let mut server = Server::start(&config);
+        let history = server.signed("GET", "/apps/1/channels/thread.2/history", &[], "").json();
+        assert_eq!(history["publications"].as_array().expect("a list").len(), 30);
+        assert_eq!(history["publications"][29]["event_id"], "comments:30");
+        server.signal("TERM");
+        assert!(server.wait().success());
+    }
 }
 
 #[test]

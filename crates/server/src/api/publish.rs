@@ -124,10 +124,17 @@ impl Publisher {
         // A publication's permit comes back with the last loop that has shown it.
         let shown = Arc::new(Semaphore::new(n));
         let mut all = shown.clone().try_acquire_many_owned(n32).expect("nobody else has any");
-        let queues = by_channel(letters(app, events, || all.split(1))).into_iter();
+        let queues = by_channel(letters(app, events, unix_ms(), || all.split(1))).into_iter();
         try_join_all(queues.map(|queue| self.deliver(app, Door::Pipelines, queue))).await?;
         let _shown = shown.acquire_many(n32).await.expect("it is never closed");
         app.usage.doors.confirm(n);
+        Ok(())
+    }
+
+    /// Publishes what was published at this time by a server before this one. Nobody is there yet, and no rate counts it again.
+    pub async fn remember(&self, app: &App, event: &Event, time_ms: u64) -> Result<(), BrokerError> {
+        let queues = by_channel(letters(app, std::slice::from_ref(event), time_ms, || None)).into_iter();
+        try_join_all(queues.map(|queue| self.deliver(app, Door::Recall, queue))).await?;
         Ok(())
     }
 
@@ -143,7 +150,7 @@ impl Publisher {
         let mut window = window(app, n, events).await?;
         // The window may be smaller than the request, so shares follow from what was given.
         let share = window.num_permits() / n.max(1);
-        let mut letters = letters(app, events, || window.split(share));
+        let mut letters = letters(app, events, unix_ms(), || window.split(share));
         if letters.len() == 1 {
             let Letter { key, publication, post, .. } = letters.remove(0);
             app.usage.doors.ask(door, 1);
@@ -191,9 +198,9 @@ async fn window(app: &App, n: usize, events: &[Event]) -> Result<OwnedSemaphoreP
 fn letters<'e>(
     app: &App,
     events: &'e [Event],
+    time_ms: u64,
     mut permit: impl FnMut() -> Option<OwnedSemaphorePermit>,
 ) -> Vec<Letter<'e>> {
-    let time_ms = unix_ms();
     let targets = events.iter().flat_map(|event| event.targets.iter().map(move |target| (event, target)));
     let letter = |(at, (event, target)): (usize, (&Event, &'e Target))| Letter {
         at,

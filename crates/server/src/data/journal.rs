@@ -45,7 +45,7 @@ impl Journal {
 }
 
 /// Readable to nobody else.
-fn at_its_end(path: &Path) -> io::Result<File> {
+pub(super) fn at_its_end(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 

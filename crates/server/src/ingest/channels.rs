@@ -13,6 +13,7 @@ use fanfare_jobs::pipeline::Unsayable;
 use fanfare_jobs::sinks::{Build, Delivery, Sink, SinkError, SinkKind, one};
 use fanfare_proto::sign::hmac_hex;
 
+use super::recall::Recall;
 use crate::api::events::{Event, word};
 use crate::api::publish::Publisher;
 use crate::apps::{App, Apps};
@@ -28,12 +29,15 @@ struct Channels {
     publisher: Arc<Publisher>,
     apps: Apps,
     app: Arc<str>,
+    /// Where it is written down before.
+    recall: Option<Recall>,
 }
 
 /// The kind of sink that publishes to this app's channels.
-pub fn kind(publisher: Arc<Publisher>, apps: Apps, app: Arc<str>) -> SinkKind {
+pub fn kind(publisher: Arc<Publisher>, apps: Apps, app: Arc<str>, recall: Option<Recall>) -> SinkKind {
     described(Box::new(move |_| {
-        Ok(one(Channels { publisher: publisher.clone(), apps: apps.clone(), app: app.clone() }))
+        let (publisher, apps, app, recall) = (publisher.clone(), apps.clone(), app.clone(), recall.clone());
+        Ok(one(Channels { publisher, apps, app, recall }))
     }))
 }
 
@@ -70,8 +74,11 @@ impl Sink for Channels {
         let Some(app) = self.apps.by_id(&self.app).filter(|app| app.enabled) else {
             return Err(SinkError::Away { after: Some(DISABLED), why: "the app is switched off".into() });
         };
-        let alike = alike(delivery)?.into_iter();
-        let events = alike.map(|alike| event(&app, alike)).collect::<Result<Vec<_>, _>>()?;
+        let all = alike(delivery)?;
+        let events = all.iter().map(|alike| event(&app, alike)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(recall) = &self.recall {
+            recall.note(&self.app, &all);
+        }
         self.publisher.show(&app, &events).await.map_err(|error| SinkError::away(error.to_string()))
     }
 }
@@ -117,8 +124,8 @@ fn id(event_id: &str, nth: usize) -> Arc<str> {
     word("event_id", &id).unwrap_or_else(|_| hmac_hex(b"", id.as_bytes()).into())
 }
 
-fn event(app: &App, alike: Alike) -> Result<Event, SinkError> {
+fn event(app: &App, alike: &Alike) -> Result<Event, SinkError> {
     let event = Event::of_text(app, &alike.event, &alike.channels, &alike.text);
     let event = event.map_err(|bad| SinkError::Refused(bad.to_string()))?;
-    Ok(Event { event_id: Some(alike.id.clone()), idempotency_key: Some(alike.id), ..event })
+    Ok(Event { event_id: Some(alike.id.clone()), idempotency_key: Some(alike.id.clone()), ..event })
 }

@@ -1,0 +1,93 @@
+//! What pipelines have published lately, written down for the server that starts after a crash.
+//!
+//! A job is finished when its publications have been shown to those who were there. Whoever was away has them from the
+//! channels' histories, and those end with the process; so what would be in them is published again before anybody is let
+//! in, under the same ids. Nobody hears it twice but those who ask for what they know already, and they know it by its id.
+//!
+//! Always true: what was shown to anybody was written before.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::channels::Alike;
+use crate::api::events::Event;
+use crate::api::publish::Publisher;
+use crate::apps::Apps;
+use crate::data::{Recent, now_ms};
+
+/// Writes publications down; cheap to clone.
+#[derive(Clone)]
+pub struct Recall(Arc<Mutex<Option<Recent>>>);
+
+/// One of them.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line<'a> {
+    app: Cow<'a, str>,
+    channels: Vec<Cow<'a, str>>,
+    event: Cow<'a, str>,
+    text: Cow<'a, str>,
+    id: Cow<'a, str>,
+    at_ms: u64,
+}
+
+impl Recall {
+    /// Into these files.
+    pub fn new(recent: Recent) -> Recall {
+        Recall(Arc::new(Mutex::new(Some(recent))))
+    }
+
+    /// Writes down what is about to be published.
+    pub(super) fn note(&self, app: &str, all: &[Alike]) {
+        let mut lines = String::new();
+        for Alike { event, text, id, channels } in all {
+            let line = Line {
+                app: app.into(),
+                channels: channels.iter().map(|channel| Cow::Borrowed(&**channel)).collect(),
+                event: (&**event).into(),
+                text: text.into(),
+                id: (&**id).into(),
+                at_ms: now_ms(),
+            };
+            lines += &serde_json::to_string(&line).expect("strings are JSON");
+            lines.push('\n');
+        }
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = recent.as_mut().map(|recent| recent.append(&lines)) {
+            tracing::warn!(%error, "what pipelines publish cannot be written down; after a crash, those who were away miss it");
+            *recent = None;
+        }
+    }
+}
+
+/// Publishes again what channels would still have of these lines.
+pub async fn restore(lines: &str, publisher: &Publisher, apps: &Apps) {
+    let (now_ms, mut known, mut restored) = (now_ms(), HashSet::new(), 0);
+    for line in lines.lines() {
+        // One that was cut short is no loss: it was shown to nobody.
+        let Ok(mut line) = serde_json::from_str::<Line<'_>>(line) else { continue };
+        let Some(app) = apps.by_id(&line.app) else { continue };
+        line.channels.retain(|channel| {
+            let ttl = app.keep(channel, false).history.map_or(Duration::ZERO, |rule| rule.ttl);
+            let kept = line.at_ms.saturating_add(ttl.as_millis() as u64) > now_ms;
+            kept && known.insert((line.app.to_string(), channel.to_string(), line.id.to_string()))
+        });
+        if line.channels.is_empty() {
+            continue;
+        }
+        let Ok(event) = Event::of_text(&app, &line.event, &line.channels, &line.text) else { continue };
+        // Without an idempotency key: a job that was not finished is published again, for those who are back by then.
+        let event = Event { event_id: Some((*line.id).into()), ..event };
+        if let Err(error) = publisher.remember(&app, &event, line.at_ms).await {
+            tracing::warn!(%error, "not all that pipelines have published before the crash is in the histories");
+            return;
+        }
+        restored += 1;
+    }
+    if restored > 0 {
+        tracing::info!(restored, "what pipelines have published before the crash is in the histories again");
+    }
+}
