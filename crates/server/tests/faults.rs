@@ -1,9 +1,9 @@
-//! Several nodes over Redis, and what becomes of their subscribers when machines and networks fail.
+//! What becomes of subscribers when machines and networks fail: of several nodes over Redis, and of one that is killed under load.
 //!
 //! Every test prints its seed and what it counted; *lost* is what a subscriber missed without being told, and must be none.
 //! A seed and a longer time can be given: `cargo xtask faults`.
 //!
-//! Not here: what one node does without Redis (`robustness`).
+//! Not here: what else one node does without Redis (`robustness`).
 
 mod support;
 
@@ -13,6 +13,7 @@ mod faults {
     mod dice;
     mod ear;
     mod fixtures;
+    mod kills;
     mod members;
     mod network;
     mod nodes;
