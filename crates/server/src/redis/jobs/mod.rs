@@ -57,7 +57,7 @@ impl RedisJobs {
         }
         let store = Arc::new(store);
         queues.insert(store.news().to_vec(), store.clone());
-        tokio::spawn(listen(self.0.redis.clone(), store.clone()));
+        tokio::spawn(begin(self.0.redis.clone(), store.clone()));
         store
     }
 
@@ -95,6 +95,14 @@ impl RedisJobs {
     fn queues(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Arc<RedisStore>>> {
         // A map is sound between any two statements, so a poisoned lock tells nothing.
         self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Also says what is wrong before the first producer meets it.
+async fn begin(redis: Redis, queue: Arc<RedisStore>) {
+    listen(redis, queue.clone()).await;
+    if let Err(error) = queue.is_assured().await {
+        tracing::warn!(queue = queue.name(), %error, "a queue will take no jobs");
     }
 }
 

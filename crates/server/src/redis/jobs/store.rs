@@ -59,6 +59,7 @@ static LOOK: LazyLock<Script> = LazyLock::new(|| {
 /// The jobs of one queue.
 pub(super) struct RedisStore {
     redis: Redis,
+    name: Box<str>,
     unit: UnitIx,
     /// As the scripts list them; the channel of the news is the last.
     keys: Vec<Vec<u8>>,
@@ -82,13 +83,18 @@ impl RedisStore {
         const PARTS: [&str; 9] = ["meta", "rows", "data", "states", "ends", "ready", "order", "names", "news"];
         let keys = PARTS.iter().map(|part| redis.key(unit, &format!("q:{name}:{part}"))).collect();
         let (limits, wakes) = (Mutex::new(limits), watch::Sender::new(()));
-        RedisStore { redis, unit, keys, limits, assurance, servers_clock: true, wakes }
+        RedisStore { redis, name: name.into(), unit, keys, limits, assurance, servers_clock: true, wakes }
     }
 
     /// The same by the clock that its callers name.
     #[cfg(test)]
     pub(super) fn by_callers_clock(self) -> RedisStore {
         RedisStore { servers_clock: false, ..self }
+    }
+
+    /// Its full name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The channel of its news.
@@ -99,6 +105,14 @@ impl RedisStore {
     /// Where it is.
     pub(super) fn unit(&self) -> UnitIx {
         self.unit
+    }
+
+    /// Whether the server keeps what it answers for, as far as this queue needs that.
+    pub(super) async fn is_assured(&self) -> Result<(), StoreError> {
+        match &self.assurance {
+            Some(assurance) => assurance.check().await.map_err(StoreError::Unavailable),
+            None => Ok(()),
+        }
     }
 
     /// A job may have become one that can be claimed.
@@ -158,9 +172,7 @@ impl RedisStore {
 #[async_trait]
 impl JobStore for RedisStore {
     async fn put(&self, specs: Vec<Spec>, now_ms: u64) -> Result<Vec<Put>, StoreError> {
-        if let Some(assurance) = &self.assurance {
-            assurance.check().await.map_err(StoreError::Unavailable)?;
-        }
+        self.is_assured().await?;
         let Limits { jobs_max, bytes_max, .. } = *self.limits();
         let mut args = vec![number(jobs_max as u64), number(bytes_max as u64)];
         args.extend(specs.into_iter().flat_map(|spec| written(spec, now_ms)));
