@@ -9,6 +9,7 @@ mod backoff;
 pub mod disk;
 mod index;
 pub mod job;
+pub mod log;
 pub mod memory;
 pub mod pipeline;
 pub mod sinks;
@@ -19,5 +20,6 @@ pub mod worker;
 
 pub use disk::{Damage, Disk, DiskError};
 pub use job::{Entry, Failure, Job, JobId, Kind, Lease, Phase, Spec, State};
+pub use log::{Log, LogEntry, LogError, MemoryLog};
 pub use memory::MemoryStore;
 pub use store::{Claim, Claimed, Counts, JobStore, Limits, Page, Put, Query, StoreError, Totals};

@@ -14,6 +14,7 @@ use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
 use tokio::sync::mpsc;
 
 use super::folder;
+use super::log::LogAct;
 use super::mark::MarkFile;
 use super::queue::{Held, Queue};
 use super::rows::{self, Table};
@@ -39,6 +40,7 @@ const ROOM_ASKED_BYTES: u64 = 16 << 20;
 /// What comes to the thread.
 pub(super) enum Message {
     Act(Act),
+    Log(LogAct),
     Close,
 }
 
@@ -89,11 +91,11 @@ pub(super) struct Committer {
 impl Committer {
     pub(super) fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut wave = Wave::default();
-        while let Some(Message::Act(act)) = messages.blocking_recv() {
+        while let Some(message) = messages.blocking_recv() {
             wave.await_return(&messages);
-            let (acts, is_last) = batch(act, &mut messages);
-            let (count, begin) = (acts.len(), Instant::now());
-            let is_synced = self.commit(acts);
+            let waiting = waiting(message, &mut messages);
+            let (count, is_last, begin) = (waiting.len(), waiting.is_last, Instant::now());
+            let is_synced = self.commit(waiting);
             wave = if is_synced { Wave { acts: count, took: begin.elapsed() } } else { Wave::default() };
             if is_last {
                 break;
@@ -105,9 +107,8 @@ impl Committer {
     }
 
     /// Answers whether the disk was waited for.
-    fn commit(&mut self, acts: Vec<Act>) -> bool {
-        let is_synced = acts.iter().any(|act| act.wants != Wants::Written);
-        let room = self.room.check(acts.iter().map(|act| act.wants.bytes()).sum());
+    fn commit(&mut self, Waiting { acts, logs, bytes, is_synced, .. }: Waiting) -> bool {
+        let room = self.room.check(bytes);
         let mut queues: BTreeMap<u32, (Arc<Queue>, bool)> = BTreeMap::new();
         let mut answers = Vec::with_capacity(acts.len());
         for Act { queue, wants, now_ms, verb } in acts {
@@ -122,7 +123,14 @@ impl Committer {
             drop(held);
             queues.entry(queue.number).or_insert((queue, false)).1 |= wakes;
         }
-        let written = self.write(queues.values().map(|(queue, _)| &**queue), is_synced);
+        let mut log_acts = Vec::with_capacity(logs.len());
+        for act in logs {
+            match self.refusal(act.wants(), &room) {
+                Some(refused) => act.refuse(refused),
+                None => log_acts.push(act),
+            }
+        }
+        let written = self.write(queues.values().map(|(queue, _)| &**queue), log_acts, &mut answers, is_synced);
         answers.into_iter().for_each(|answer| answer(written.clone()));
         for (queue, _) in queues.into_values().filter(|(_, wakes)| *wakes) {
             queue.wakes.send_replace(());
@@ -135,8 +143,15 @@ impl Committer {
         self.failed.as_ref().or(room).cloned()
     }
 
-    /// Writes what has changed in these queues. Unless that is on disk, nothing else will ever be.
-    fn write<'a>(&mut self, queues: impl Iterator<Item = &'a Queue>, is_synced: bool) -> Result<(), StoreError> {
+    /// Writes what has changed in these queues, and what is to be done with logs. Unless that is on disk, nothing else will
+    /// ever be.
+    fn write<'a>(
+        &mut self,
+        queues: impl Iterator<Item = &'a Queue>,
+        logs: Vec<LogAct>,
+        answers: &mut Vec<Answer>,
+        is_synced: bool,
+    ) -> Result<(), StoreError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
@@ -146,6 +161,7 @@ impl Committer {
         for queue in queues {
             self.write_queue(queue, &mut queue.held(), &mut batch);
         }
+        answers.extend(logs.into_iter().map(|act| act.write(&mut batch)));
         if batch.is_empty() {
             return Ok(());
         }
@@ -214,21 +230,57 @@ impl Wave {
     }
 }
 
-/// All verbs that are there, up to a bound; and whether the store is to be closed then.
-fn batch(first: Act, messages: &mut mpsc::Receiver<Message>) -> (Vec<Act>, bool) {
-    let mut bytes = first.wants.bytes();
-    let mut acts = vec![first];
-    while acts.len() < ACTS_MAX && bytes < BYTES_MAX {
-        match messages.try_recv() {
-            Ok(Message::Act(act)) => {
-                bytes += act.wants.bytes();
-                acts.push(act);
+/// What is to be one batch.
+#[derive(Default)]
+struct Waiting {
+    acts: Vec<Act>,
+    logs: Vec<LogAct>,
+    /// Of data.
+    bytes: usize,
+    /// Whether any of it is to outlive a crash of the machine.
+    is_synced: bool,
+    /// Whether the store is to be closed then.
+    is_last: bool,
+}
+
+impl Waiting {
+    fn add(&mut self, message: Message) {
+        let wants = match message {
+            Message::Act(act) => {
+                let wants = act.wants;
+                self.acts.push(act);
+                wants
             }
-            Ok(Message::Close) => return (acts, true),
-            Err(_) => break,
-        }
+            Message::Log(act) => {
+                let wants = act.wants();
+                self.logs.push(act);
+                wants
+            }
+            Message::Close => return self.is_last = true,
+        };
+        self.bytes += wants.bytes();
+        self.is_synced |= wants != Wants::Written;
     }
-    (acts, false)
+
+    fn len(&self) -> usize {
+        self.acts.len() + self.logs.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.len() < ACTS_MAX && self.bytes < BYTES_MAX && !self.is_last
+    }
+}
+
+/// All that is there, up to a bound.
+fn waiting(first: Message, messages: &mut mpsc::Receiver<Message>) -> Waiting {
+    let mut waiting = Waiting::default();
+    waiting.add(first);
+    while waiting.has_room()
+        && let Ok(message) = messages.try_recv()
+    {
+        waiting.add(message);
+    }
+    waiting
 }
 
 /// Writes a job's rows, and takes out of memory what they hold.

@@ -9,6 +9,7 @@ mod committer;
 mod folder;
 mod journal;
 mod load;
+mod log;
 mod mark;
 mod queue;
 mod repair;
@@ -24,11 +25,13 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use tokio::sync::mpsc;
 
 use crate::index::Index;
+use crate::log::{Keep, Log};
 use crate::store::{JobStore, Limits};
 use committer::{Committer, Message, Room};
 use folder::Folder;
 pub use load::Damage;
 use load::Loaded;
+use log::Logs;
 use mark::MarkFile;
 use queue::{DiskQueue, Queue, Reader};
 
@@ -78,8 +81,9 @@ pub struct Disk {
     queues: Mutex<HashMap<Box<str>, Arc<Queue>>>,
     messages: mpsc::Sender<Message>,
     reader: Reader,
+    logs: Mutex<Logs>,
     committer: Option<JoinHandle<()>>,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Disk {
@@ -107,11 +111,12 @@ impl Disk {
         let jobs = loaded.queues.iter().map(jobs).collect();
         let reader = Reader(Arc::new(Mutex::new(Some(tables.clone()))));
         let commit = loaded.commit;
+        let logs = Mutex::new(Logs::new(database.clone()));
         let committer = Committer { database, tables, mark_file, commit, jobs, room, failed: None };
         let (messages, receiver) = mpsc::channel(MESSAGES_MAX);
         let thread = std::thread::Builder::new().name("queues".into()).spawn(move || committer.run(receiver))?;
         let queues = Mutex::new(queues(loaded));
-        Ok(Disk { queues, messages, reader, committer: Some(thread), _folder: folder })
+        Ok(Disk { queues, messages, reader, logs, committer: Some(thread), folder })
     }
 
     /// Goes on without what is missing, and says what that is. The folder as it was stays beside, as `damaged-…`.
@@ -130,6 +135,12 @@ impl Disk {
         });
         queue.held().index.set_limits(limits);
         Arc::new(DiskQueue { queue: queue.clone(), acts: self.messages.clone(), reader: self.reader.clone() })
+    }
+
+    /// A log: one that is there, or a new one.
+    pub fn log(&self, name: &str, keep: Keep) -> Result<Arc<dyn Log>, DiskError> {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.log(name, keep, &self.messages).map_err(|error| log::bad_log(&self.folder.database(), &error))
     }
 
     /// The names of all queues that are there, whether anybody still uses them or not.
@@ -153,6 +164,7 @@ impl Drop for Disk {
             _ = thread.join();
         }
         self.reader.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).close();
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fjall::{Keyspace, PersistMode};
+use fjall::{Database, Keyspace, PersistMode};
 
 use super::committer::{insert, write_job};
 use super::folder::Folder;
@@ -16,7 +16,7 @@ use super::journal::Checked;
 use super::load::{self, Damage, Loaded, Stored, load, salvage};
 use super::mark::{Mark, MarkFile, MarkedQueue};
 use super::rows::{self, Table};
-use super::{DiskError, journal, mark, open_database};
+use super::{DiskError, journal, log, mark, open_database};
 use crate::index::Row;
 
 /// Jobs that are written in one batch.
@@ -50,10 +50,10 @@ pub(super) fn repair(folder: &Folder) -> Result<Damage, DiskError> {
         return Ok(damage);
     }
     let commit = commit.max(mark.as_ref().map_or(0, |mark| mark.commit)) + 1;
-    let tables = old.as_ref().ok().map(|(_, tables)| tables);
-    let queues = write_all(tables, queues, mark.as_ref(), commit, &new)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let queues = write_all(old.as_ref().ok(), queues, mark.as_ref(), commit, &new, now.as_millis() as u64)?;
     drop(old);
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs());
+    let seconds = now.as_secs();
     std::fs::rename(folder.database(), free_name(&folder.path().join(format!("damaged-{seconds}"))))?;
     std::fs::rename(new, folder.database())?;
     folder.sync()?;
@@ -124,14 +124,19 @@ fn copy_readable(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Writes a new database, and answers the last job and the name of each queue.
 fn write_all(
-    from: Option<&Keyspace>,
+    old: Option<&(Database, Keyspace)>,
     queues: Vec<Stored>,
     mark: Option<&Mark>,
     commit: u64,
     path: &Path,
+    now_ms: u64,
 ) -> Result<Vec<(u32, u64, Box<str>)>, DiskError> {
     let failed = |error: fjall::Error| DiskError::Io(io::Error::other(error));
     let (database, tables) = open_database(path)?;
+    if let Some((old, _)) = old {
+        log::copy_readable(old, &database, now_ms).map_err(failed)?;
+    }
+    let from = old.map(|(_, tables)| tables);
     let mut written = Vec::new();
     for Stored { number, name, index, .. } in queues {
         let mut numbers = index.numbers();

@@ -1,0 +1,108 @@
+//! A log: entries one behind the other, each with a number, kept for a while; and how far each of its readers has come.
+//!
+//! Always true:
+//! - numbers grow by one within an epoch: where one is missing, it was trimmed;
+//! - an entry that can be read has been made as safe as its log makes entries;
+//! - a mark does not go back.
+//!
+//! Not here: what an entry says, and who reads.
+
+mod memory;
+pub(crate) mod window;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+pub use memory::MemoryLog;
+
+/// Readers of a log that have a mark. Beyond, those are forgotten whose mark has been trimmed away; then no more are taken.
+pub const READERS_MAX: usize = 1000;
+
+/// How much of a log is kept: as much as both bounds allow, or a sixteenth more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Each entry for so long.
+    pub age_ms: u64,
+    /// At most so many bytes.
+    pub bytes: u64,
+}
+
+/// An entry that is to be.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    /// When it came about.
+    pub time_ms: u64,
+    /// What it says.
+    pub data: Bytes,
+}
+
+/// An entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// From 1.
+    pub number: u64,
+    /// When it came about.
+    pub time_ms: u64,
+    /// What it says.
+    pub data: Bytes,
+}
+
+/// What a log holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// Another one whenever numbers begin anew.
+    pub epoch: u64,
+    /// The number of the oldest entry that is still there, or of the next one.
+    pub first: u64,
+    /// The number that the next entry will have.
+    pub next: u64,
+    /// Of all entries.
+    pub bytes: u64,
+}
+
+/// Why a log did not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// The disk is full or failed, the server is away: try again later.
+    #[error("the log cannot be used: {0}")]
+    Unavailable(Box<str>),
+    /// No reader more.
+    #[error("the log has {READERS_MAX} readers with a mark already")]
+    TooManyReaders,
+}
+
+/// Ends when what was appended is as safe as its log makes entries.
+pub type Written = Pin<Box<dyn Future<Output = Result<(), LogError>> + Send>>;
+
+/// Keeps one log. Times are milliseconds on one clock, the caller's.
+#[async_trait]
+pub trait Log: Send + Sync {
+    /// Takes entries in: when this returns, their place is behind all that was taken in before.
+    async fn append(&self, entries: Vec<Fresh>, now_ms: u64) -> Result<Written, LogError>;
+
+    /// The entries from this number on, or from the oldest that is there: at least one if there is any, and no more after so
+    /// many bytes.
+    async fn read(&self, from: u64, bytes_max: usize) -> Result<Vec<LogEntry>, LogError>;
+
+    /// What it holds.
+    async fn ends(&self) -> Result<Ends, LogError>;
+
+    /// The last entry that a reader has done with; `None` if it has never said.
+    async fn mark(&self, reader: &str) -> Result<Option<u64>, LogError>;
+
+    /// The reader has done with everything up to this number. Answers its mark, when that is as safe as entries are.
+    async fn set_mark(&self, reader: &str, number: u64) -> Result<u64, LogError>;
+
+    /// Forgets what is too old.
+    async fn trim(&self, now_ms: u64) -> Result<(), LogError>;
+
+    /// From now on, so much is kept.
+    fn set_keep(&self, keep: Keep);
+
+    /// The number of the next entry, as it changes.
+    fn wakes(&self) -> watch::Receiver<u64>;
+}
