@@ -215,6 +215,9 @@ pub enum BrokerError {
     /// It has been closed, or cannot be reached.
     #[error("broker unavailable")]
     Unavailable,
+    /// It was published, and what is to be kept of it elsewhere is not.
+    #[error("published, but not recorded")]
+    Unrecorded,
 }
 
 /// Carries publications between nodes and remembers the recent ones.

@@ -33,6 +33,7 @@ use crate::edge::shard_loop::Kit;
 use crate::edge::subscribe::Subscriptions;
 use crate::edge::upgrade::Gatekeeper;
 use crate::edge::{Body, LoopHandle, LoopStats, Loops, Occupancy, Order, Returned, Settings, Snapshot, shard_loop};
+use crate::firehose::{Firehoses, Tee};
 use crate::ingest::Ingest;
 use crate::ingest::recall::{Recall, restore};
 use crate::metrics::{Admin, Answers};
@@ -74,6 +75,7 @@ struct Node {
     tokens: Tokens,
     data: Option<DataDir>,
     queues: Queues,
+    firehoses: Firehoses,
     /// The broker whose histories a restart needs; shared servers keep their own.
     memory: Option<MemoryBroker>,
     /// Whether it has the histories of the server before.
@@ -97,6 +99,7 @@ struct Node {
 struct Public {
     api: Api,
     subscriptions: Subscriptions,
+    firehoses: Firehoses,
     apps: Apps,
     answers: Arc<Answers>,
     is_edge: bool,
@@ -110,6 +113,9 @@ impl Http for Public {
         }
         if self.subscriptions.are_at(request.uri().path()) {
             return self.subscriptions.answer(&request).await;
+        }
+        if self.firehoses.are_at(request.uri().path()) {
+            return self.firehoses.answer(request).await;
         }
         let response = self.api.serve(request).await;
         self.answers.count(response.status());
@@ -143,25 +149,30 @@ impl Node {
             None => Tokens::default(),
         };
         let readiness = Readiness::default();
+        let shared = match &config.redis {
+            None => None,
+            Some(settings) => Some(
+                Shared::start(settings, routes.clone(), apps.clone(), tokens.clone(), config.outbox_bytes_max).await?,
+            ),
+        };
+        let queues = Queues::start(&config, kept(shared.as_ref(), data.as_ref()), readiness.clone())?;
+        let firehoses = Firehoses::start(&config, apps.clone(), queues.clone())?;
+        let tee = |broker: Arc<dyn Broker>| Tee::new(broker, firehoses.clone());
         let mut resumed = false;
-        let (hub, memory, shared) = match &config.redis {
+        let (hub, memory) = match &shared {
             None => {
                 let history = data.as_ref().and_then(DataDir::take_history);
                 resumed = history.is_some();
                 let broker = memory_broker(routes.clone(), history);
-                (start_hub(routes, broker.clone(), MemoryPresence::default()), Some(broker), None)
+                (start_hub(routes, tee(Arc::new(broker.clone())), MemoryPresence::default()), Some(broker))
             }
-            Some(settings) => {
-                let shared =
-                    Shared::start(settings, routes.clone(), apps.clone(), tokens.clone(), config.outbox_bytes_max)
-                        .await?;
-                let hub = start_hub(routes, shared.broker.clone(), shared.presence.clone());
+            Some(shared) => {
+                let hub = start_hub(routes, tee(Arc::new(shared.broker.clone())), shared.presence.clone());
                 shared.attend(&hub, apps.clone());
                 tokio::spawn(shared.clone().watch(readiness.clone()));
-                (hub, None, Some(shared))
+                (hub, None)
             }
         };
-        let queues = Queues::start(&config, kept(shared.as_ref(), data.as_ref()), readiness.clone())?;
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
         let reader =
             Reader { apps: apps.clone(), tokens: tokens.clone(), path_prefix: config.path_prefix.as_str().into() };
@@ -181,6 +192,7 @@ impl Node {
             tokens,
             data,
             queues,
+            firehoses,
             memory,
             resumed,
             shared,
@@ -205,7 +217,7 @@ impl Node {
         let (stop, stopping) = watch::channel(false);
         let readiness = self.readiness;
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
-        let queues = self.queues;
+        let (queues, firehoses) = (self.queues, self.firehoses);
         let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), queues.clone(), &self.config);
         // Shared servers remember by themselves.
         let published = self.memory.as_ref().and(self.data.as_ref()).and_then(DataDir::published);
@@ -216,6 +228,7 @@ impl Node {
             }
             recall = Some(Recall::new(recent));
         }
+        firehoses.open();
         let ingest = Ingest::start(&self.config, queues.clone(), api.publisher(), self.apps.clone(), recall);
         let mut revocations = self.tokens.changes();
         let answers = Arc::<Answers>::default();
@@ -225,6 +238,7 @@ impl Node {
         let public = Arc::new(Public {
             api,
             subscriptions,
+            firehoses: firehoses.clone(),
             apps: self.apps.clone(),
             answers: answers.clone(),
             is_edge: self.config.role.is_edge(),
@@ -245,7 +259,7 @@ impl Node {
         let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells: Vec<_> = self.loops.iter().map(|handle| handle.stats.clone()).collect();
         let nodes = self.shared.as_ref().map(|shared| shared.report(report(http, &self.config, cells.clone())));
-        let metrics = Arc::new(Admin::new(
+        let metrics = Admin::new(
             self.apps.clone(),
             cells,
             answers,
@@ -253,7 +267,8 @@ impl Node {
             nodes.clone(),
             queues.clone(),
             ingest.clone(),
-        ));
+        );
+        let metrics = Arc::new(metrics.with_firehoses(firehoses.clone()));
         // The admin listener outlives the drain, so that it can be watched.
         let (end, ending) = watch::channel(false);
         tokio::spawn(door::serve_only(self.admin, metrics, ending));
@@ -273,6 +288,7 @@ impl Node {
                     }
                     queues.reload(&config).await;
                     reload(&self.apps, &config, &self.loops).await;
+                    firehoses.reload(&config);
                     ingest.reload(&config);
                     reread(self.certificates.as_ref());
                 }
@@ -290,6 +306,7 @@ impl Node {
         readiness.set(Unready::Stopping, true);
         stop.send_replace(true);
         queues.stop();
+        firehoses.stop();
         // Its publications are confirmed by loops that still run.
         tokio::select! {
             () = ingest.stop(LAST_JOBS) => {}

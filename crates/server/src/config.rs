@@ -12,6 +12,7 @@
 mod check;
 mod environment;
 mod error;
+mod firehose;
 mod network;
 mod origin;
 mod pipelines;
@@ -25,6 +26,7 @@ mod watch;
 mod written;
 
 pub use error::ConfigError;
+pub use firehose::{FirehoseSettings, FirehoseToken};
 pub use network::Network;
 pub use origin::OriginRule;
 pub use pipelines::{IngestSettings, PipelineSettings};
@@ -186,6 +188,8 @@ pub struct AppSettings {
     pub history: Vec<HistoryRule>,
     /// Where its servers put jobs.
     pub queues: Vec<QueueSettings>,
+    /// Who may read everything that it publishes; `None`: nobody, and it is not kept.
+    pub firehose: Option<FirehoseSettings>,
     /// What is done with them, where nobody comes to claim them.
     pub pipelines: Vec<PipelineSettings>,
     /// How long a publication with the idempotency key of an earlier one is taken for the same.
@@ -211,6 +215,7 @@ impl AppSettings {
             keep_newest: Vec::new(),
             history: Vec::new(),
             queues: Vec::new(),
+            firehose: None,
             pipelines: Vec::new(),
             idempotency_s: 120,
             rollout: Rollout::default(),

@@ -12,6 +12,7 @@ mod data;
 mod demo;
 mod doors;
 mod edge;
+mod firehose;
 mod ingest;
 mod leases;
 mod limits;

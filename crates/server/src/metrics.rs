@@ -2,6 +2,7 @@
 //!
 //! A scrape sums the cells that the loops own; only answers of the API are counted here.
 
+mod firehose;
 mod pipelines;
 mod queues;
 
@@ -22,11 +23,13 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use self::firehose::FirehoseCounts;
 use self::pipelines::PipelineCounts;
 use self::queues::QueueCounts;
 use crate::apps::Apps;
 use crate::edge::door::Http;
 use crate::edge::{Body, LoopStats, Snapshot};
+use crate::firehose::Firehoses;
 use crate::ingest::Ingest;
 use crate::queues::Queues;
 use crate::readiness::Readiness;
@@ -38,6 +41,7 @@ pub struct Admin {
     registry: Registry,
     readiness: Readiness,
     queues: QueueCounts,
+    firehoses: Option<FirehoseCounts>,
 }
 
 /// Answers to plain HTTP requests, by the first digit of their status.
@@ -70,11 +74,21 @@ impl Admin {
         let queues = QueueCounts::new(queues);
         registry.register_collector(Box::new(queues.clone()));
         registry.register_collector(Box::new(PipelineCounts(ingest)));
-        Admin { registry, readiness, queues }
+        Admin { registry, readiness, queues, firehoses: None }
+    }
+
+    /// Tells of these, too.
+    pub fn with_firehoses(mut self, firehoses: Firehoses) -> Self {
+        let counts = FirehoseCounts::new(firehoses);
+        self.registry.register_collector(Box::new(counts.clone()));
+        Admin { firehoses: Some(counts), ..self }
     }
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         self.queues.look().await;
+        if let Some(firehoses) = &self.firehoses {
+            firehoses.look().await;
+        }
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),

@@ -12,6 +12,7 @@ mod queue;
 mod stores;
 mod tally;
 
+pub use clock::Clock;
 pub use queue::{Queue, SLICE, SLICES_BYTES};
 pub use stores::{BadStore, Kept};
 pub use tally::AtTheDoor;
@@ -21,11 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fanfare_jobs::Counts;
+use fanfare_jobs::log::Keep;
+use fanfare_jobs::{Counts, Log};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::clock::Clock;
 use self::stores::{Stores, full_name};
 use crate::config::{AppSettings, Config, Durability, QueueSettings};
 use crate::readiness::{Readiness, Unready};
@@ -105,6 +106,16 @@ impl Queues {
     /// All that are configured.
     pub fn all(&self) -> Vec<Arc<Queue>> {
         self.0.now.load().all().cloned().collect()
+    }
+
+    /// An app's log, beside the queues.
+    pub fn log(&self, app: &str, durability: Durability, keep: Keep) -> Result<Arc<dyn Log>, BadStore> {
+        self.0.stores.log(app, durability, keep)
+    }
+
+    /// The clock that everything here goes by.
+    pub fn clock(&self) -> Clock {
+        self.0.clock
     }
 
     /// Goes by another configuration. Only one reload runs at a time.

@@ -1,9 +1,9 @@
 //! What is wrong with a configuration, said to the person who wrote it: where, what, and the likely cure.
 
 use super::written::{
-    Place, WHOLE_NUMBER, Written, WrittenApp, WrittenHistory, WrittenIngest, WrittenKey, WrittenLimits,
-    WrittenPipeline, WrittenPushStream, WrittenQueue, WrittenRedis, WrittenRollout, WrittenTemplates, WrittenTls,
-    Wrong,
+    Place, WHOLE_NUMBER, Written, WrittenApp, WrittenFirehose, WrittenFirehoseToken, WrittenHistory, WrittenIngest,
+    WrittenKey, WrittenLimits, WrittenPipeline, WrittenPushStream, WrittenQueue, WrittenRedis, WrittenRollout,
+    WrittenTemplates, WrittenTls, Wrong,
 };
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -120,6 +120,8 @@ fn home_of(key: &str) -> Option<&'static str> {
         ("[[apps.history]]", WrittenHistory::KEYS),
         ("[apps.rollout]", WrittenRollout::KEYS),
         ("[[apps.queues]]", WrittenQueue::KEYS),
+        ("[apps.firehose]", WrittenFirehose::KEYS),
+        ("a firehose's tokens", WrittenFirehoseToken::KEYS),
         ("[[apps.pipelines]]", WrittenPipeline::KEYS),
         ("[ingest]", WrittenIngest::KEYS),
         ("[tls]", WrittenTls::KEYS),

@@ -2,7 +2,7 @@
 
 use super::check::{any, number};
 use super::written::{At, Id, Place, WrittenApp, WrittenHistory, WrittenKey, WrittenLimits, WrittenRollout, Wrong};
-use super::{AppSettings, Config, HistoryRule, Key, OriginRule, Retention, pipelines, queues, rollout};
+use super::{AppSettings, Config, HistoryRule, Key, OriginRule, Retention, firehose, pipelines, queues, rollout};
 use crate::limits::Limits;
 use fanfare_proto::channel::{self, ChannelPattern};
 use std::collections::HashSet;
@@ -55,6 +55,7 @@ fn app(
         keep_newest: any(app.keep_newest, Vec::new()).into_iter().map(channels).collect::<Result<_, _>>()?,
         history: any(app.history, Vec::new()).into_iter().map(history).collect::<Result<_, _>>()?,
         queues: queues::checked(any(app.queues, Vec::new()), config.data_dir.is_some() || config.redis.is_some())?,
+        firehose: app.firehose.map(|written| firehose::checked(written, config.data_dir.as_deref())).transpose()?,
         pipelines: Vec::new(),
         idempotency_s: number(app.idempotency_s, 0..=DAY_S, 120)?,
         rollout: rollout::checked(any(app.rollout, WrittenRollout::default()))?,
@@ -111,7 +112,7 @@ fn key(written: At<WrittenKey>, taken: &mut Taken) -> Result<Key, Wrong> {
 }
 
 /// A name that needs no escaping anywhere.
-fn plain(name: &str) -> bool {
+pub(super) fn plain(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~".contains(c))
 }
 
@@ -125,7 +126,7 @@ fn origin(entry: At<String>) -> Result<OriginRule, Wrong> {
     OriginRule::parse(&entry.value).map_err(|message| Wrong::at(entry.place, message))
 }
 
-fn channels(entry: At<String>) -> Result<ChannelPattern, Wrong> {
+pub(super) fn channels(entry: At<String>) -> Result<ChannelPattern, Wrong> {
     let pattern = ChannelPattern::parse(&entry.value, CHANNEL_NAME_LEN_MAX as usize);
     pattern.map_err(|error| Wrong::at(entry.place, error.to_string()))
 }

@@ -249,6 +249,7 @@ table! {
         history: Vec<At<WrittenHistory>>,
         rollout: WrittenRollout,
         queues: Vec<At<WrittenQueue>>,
+        firehose: WrittenFirehose,
         pipelines: Vec<At<WrittenPipeline>>,
         limits: WrittenLimits,
     }
@@ -315,6 +316,30 @@ table! {
         file_dir: String,
         stuck_after_s: u32,
         keys: BTreeMap<String, At<String>>,
+    }
+}
+
+table! {
+    /// One `[apps.firehose]`.
+    WrittenFirehose {
+        durability: String,
+        window_s: u32,
+        window_bytes: u32,
+        ack_timeout_s: u32,
+        tokens: Vec<At<WrittenFirehoseToken>>,
+    }
+}
+
+table! {
+    /// One of a firehose's `tokens`.
+    WrittenFirehoseToken {
+        name: String,
+        token: String,
+        channels: Vec<At<String>>,
+        events: Vec<At<String>>,
+        filter: String,
+        messages_per_s: u32,
+        connections_max: u32,
     }
 }
 

@@ -108,6 +108,6 @@ impl Collector for QueueCounts {
     }
 }
 
-fn gauge(n: u64) -> ConstGauge<i64> {
+pub fn gauge(n: u64) -> ConstGauge<i64> {
     ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX))
 }

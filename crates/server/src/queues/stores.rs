@@ -1,10 +1,11 @@
 //! What queues keep their jobs in: what other nodes share; or else a folder that all of them share, opened when the first
 //! one wants it, or memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fanfare_jobs::{Disk, DiskError, JobStore, MemoryStore};
+use fanfare_jobs::log::Keep;
+use fanfare_jobs::{Disk, DiskError, JobStore, Log, MemoryLog, MemoryStore};
 
 use crate::config::{Durability, QueueSettings};
 
@@ -13,8 +14,8 @@ use crate::config::{Durability, QueueSettings};
 pub enum BadStore {
     /// There is no folder.
     #[error(
-        "the queue {0} is to be kept on disk, and the data directory cannot be written to: \
-         give the server another one (`data_dir`), or the queue durability = \"memory\""
+        "{0} is to be kept on disk, and the data directory cannot be written to: \
+         give the server another one (`data_dir`), or it durability = \"memory\""
     )]
     NoFolder(Box<str>),
     /// Jobs that were accepted are not there.
@@ -72,16 +73,29 @@ impl Stores {
                 tracing::warn!(queue = &*name, "no data directory: jobs will end with this process");
                 Ok(Arc::new(MemoryStore::new(settings.limits)))
             }
-            (Durability::Disk, None) => Err(BadStore::NoFolder(name)),
-            (Durability::Disk, Some(folder)) => {
-                let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-                let disk = match &mut *disk {
-                    Some(disk) => disk,
-                    none => none.insert(Disk::open(folder)?),
-                };
-                Ok(disk.queue(&name, settings.limits))
-            }
+            (Durability::Disk, None) => Err(BadStore::NoFolder(format!("the queue {name}").into())),
+            (Durability::Disk, Some(folder)) => self.on_folder(folder, |disk| Ok(disk.queue(&name, settings.limits))),
         }
+    }
+
+    /// An app's log.
+    pub fn log(&self, app: &str, durability: Durability, keep: Keep) -> Result<Arc<dyn Log>, BadStore> {
+        // Nodes that share Redis have no firehose, as the configuration was told.
+        let folder = if let Kept::Here(folder) = &self.kept { folder.as_deref() } else { None };
+        match (durability, folder) {
+            (Durability::Memory, _) => Ok(Arc::new(MemoryLog::new(keep))),
+            (Durability::Disk, None) => Err(BadStore::NoFolder(format!("the firehose of app {app}").into())),
+            (Durability::Disk, Some(folder)) => self.on_folder(folder, |disk| disk.log(app, keep)),
+        }
+    }
+
+    fn on_folder<T>(&self, folder: &Path, get: impl FnOnce(&Disk) -> Result<T, DiskError>) -> Result<T, BadStore> {
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk = match &mut *disk {
+            Some(disk) => disk,
+            none => none.insert(Disk::open(folder)?),
+        };
+        Ok(get(disk)?)
     }
 
     /// Whether other nodes have the same.

@@ -1,0 +1,247 @@
+//! One app's firehose: its log, its tokens, and the way of a publication into the log.
+//!
+//! Always true: the entries of a channel are in the order in which the broker took them; and one that could not be written, or
+//! of which nobody knows whether it was published, is written when its publisher posts it again with the same idempotency key.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fanfare_hub::{Broker, BrokerError, ChannelKey, Post, Publication, Published};
+use fanfare_jobs::log::{Ends, Fresh};
+use fanfare_jobs::{Log, LogError};
+
+use super::bearer::Bearer;
+use super::broker::is_for_everybody;
+use super::lines;
+use super::seats::Seats;
+use crate::config::{FirehoseSettings, FirehoseToken};
+use crate::queues::Clock;
+
+/// Channels of one turn publish one after the other.
+const TURNS: usize = 64;
+
+/// Publications that are remembered because they may be missing in the log. Beyond it, the oldest are forgotten.
+const OWED_MAX: usize = 16_384;
+
+/// Consumers whose lag is told at once.
+const LAGS_MAX: usize = 32;
+
+/// One app's firehose.
+pub struct Hose {
+    /// Whose it is.
+    pub app: Arc<str>,
+    /// Everything that was published.
+    pub log: Arc<dyn Log>,
+    /// Consumers that acknowledge.
+    pub seats: Arc<Seats>,
+    /// What has become of it.
+    pub counts: Counts,
+    clock: Clock,
+    tokens: ArcSwap<Tokens>,
+    is_failing: AtomicBool,
+    turns: Box<[tokio::sync::Mutex<()>]>,
+    hasher: RandomState,
+    owed: Mutex<Owed>,
+}
+
+#[derive(Default)]
+struct Tokens {
+    bearers: Vec<Arc<Bearer>>,
+    ack_timeout: Duration,
+}
+
+/// What has become of publications, in all.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// In the log.
+    pub appended: AtomicU64,
+    /// Sent to somebody.
+    pub sent: AtomicU64,
+    /// Bytes of that.
+    pub sent_bytes: AtomicU64,
+    /// Acknowledged by somebody whom they were sent to.
+    pub acked: AtomicU64,
+    /// Times that somebody was told of a gap.
+    pub gaps: AtomicU64,
+}
+
+/// A consumer that is there.
+pub struct Lag {
+    /// Its token's name and its own.
+    pub consumer: Box<str>,
+    /// Entries that it has not done with.
+    pub entries: u64,
+}
+
+impl Hose {
+    /// Nobody may read it yet.
+    pub fn new(app: Arc<str>, log: Arc<dyn Log>, clock: Clock) -> Hose {
+        Hose {
+            app,
+            log,
+            seats: Arc::default(),
+            counts: Counts::default(),
+            clock,
+            tokens: ArcSwap::default(),
+            is_failing: AtomicBool::new(false),
+            turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            owed: Mutex::default(),
+        }
+    }
+
+    /// Goes by these settings. A token of which they say the same keeps its connections.
+    pub fn go_by(&self, settings: &FirehoseSettings) {
+        self.log.set_keep(settings.keep);
+        let before = self.tokens.load();
+        let bearer = |token: &FirehoseToken| match before.bearers.iter().find(|bearer| bearer.token == *token) {
+            Some(bearer) => bearer.clone(),
+            None => Arc::new(Bearer::new(token)),
+        };
+        let bearers = settings.tokens.iter().map(bearer).collect();
+        self.tokens.store(Arc::new(Tokens { bearers, ack_timeout: settings.ack_timeout }));
+    }
+
+    /// Nobody may read it any more.
+    pub fn close(&self) {
+        self.tokens.store(Arc::default());
+    }
+
+    /// Who has this token.
+    pub fn bearer(&self, token: &str) -> Option<Arc<Bearer>> {
+        let tokens = self.tokens.load();
+        // All are compared, so that the time tells nothing.
+        let known = tokens.bearers.iter().filter(|bearer| bearer.token.token.is(token.as_bytes()));
+        known.fold(None, |_, bearer| Some(bearer.clone()))
+    }
+
+    /// Whether a token is still one.
+    pub fn knows(&self, bearer: &Arc<Bearer>) -> bool {
+        self.tokens.load().bearers.iter().any(|known| Arc::ptr_eq(known, bearer))
+    }
+
+    /// How long a consumer may be silent.
+    pub fn ack_timeout(&self) -> Duration {
+        self.tokens.load().ack_timeout
+    }
+
+    /// Connections of all tokens.
+    pub fn connections(&self) -> u32 {
+        self.tokens.load().bearers.iter().map(|bearer| bearer.connections()).sum()
+    }
+
+    /// What the log holds, and how far behind consumers are that are there.
+    pub async fn look(&self) -> Result<(Ends, Vec<Lag>), LogError> {
+        let ends = self.log.ends().await?;
+        let marks = self.seats.marks(LAGS_MAX).into_iter();
+        let lags = marks.map(|(consumer, mark)| Lag { consumer, entries: (ends.next - 1).saturating_sub(mark) });
+        Ok((ends, lags.collect()))
+    }
+
+    /// Forgets what is too old.
+    pub async fn trim(&self) {
+        if let Err(error) = self.log.trim(self.clock.now_ms()).await {
+            tracing::debug!(app = &*self.app, %error, "firehose not trimmed");
+        }
+    }
+
+    /// Publishes one after the other, and appends what was published. Must run to its end: who asked may go away.
+    pub async fn publish(
+        &self,
+        broker: &dyn Broker,
+        key: &ChannelKey,
+        posts: Vec<(Publication, Post)>,
+    ) -> Result<Vec<Published>, BrokerError> {
+        let turn = self.turns[self.hasher.hash_one(key) as usize % TURNS].lock().await;
+        let (mut published, mut fresh, mut owed) = (Vec::with_capacity(posts.len()), Vec::new(), Vec::new());
+        let mut outcome = Ok(());
+        for (publication, post) in posts {
+            let word = post.idempotency.as_ref().map(|idempotency| format!("{}/{}", key.name(), idempotency.key));
+            let entry = is_for_everybody(key, &publication, &post)
+                .then(|| Fresh { time_ms: publication.time_ms, data: lines::entry(key.name(), &publication) });
+            match broker.publish(key, publication, post).await {
+                Ok(one) => {
+                    if !one.repeated || self.is_owed(word.as_deref()) {
+                        fresh.extend(entry);
+                        owed.extend(word);
+                    }
+                    published.push(one);
+                }
+                Err(error) => {
+                    owed.extend(word);
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        let n = fresh.len() as u64;
+        let taken = self.log.append(fresh, self.clock.now_ms()).await;
+        drop(turn);
+        let written = match taken {
+            Ok(written) => written.await,
+            Err(error) => Err(error),
+        };
+        self.settle(&written, outcome.is_err(), owed);
+        if written.is_err() {
+            return Err(BrokerError::Unrecorded);
+        }
+        self.counts.appended.fetch_add(n, Ordering::Relaxed);
+        outcome.map(|()| published)
+    }
+
+    fn is_owed(&self, word: Option<&str>) -> bool {
+        word.is_some_and(|word| self.owed.lock().unwrap_or_else(PoisonError::into_inner).words.contains(word))
+    }
+
+    /// Remembers what a repeat has to append, and forgets what has been. `is_unsure`: of the last nobody knows.
+    fn settle(&self, written: &Result<(), LogError>, is_unsure: bool, mut words: Vec<String>) {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        match written {
+            Err(_) => words.into_iter().for_each(|word| owed.add(word)),
+            Ok(()) => {
+                let unsure = words.pop().filter(|_| is_unsure);
+                words.iter().for_each(|word| owed.remove(word));
+                unsure.into_iter().for_each(|word| owed.add(word));
+            }
+        }
+        drop(owed);
+        let failed = written.as_ref().err();
+        match (failed, self.is_failing.swap(failed.is_some(), Ordering::Relaxed)) {
+            (Some(error), false) => {
+                tracing::error!(app = &*self.app, %error, "the firehose cannot be written: its app's publishers are refused");
+            }
+            (None, true) => tracing::info!(app = &*self.app, "the firehose can be written again"),
+            _ => {}
+        }
+    }
+}
+
+/// Publications that may be missing, the oldest first.
+#[derive(Default)]
+struct Owed {
+    words: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+impl Owed {
+    fn add(&mut self, word: String) {
+        let word: Arc<str> = word.into();
+        if self.words.insert(word.clone()) {
+            self.order.push_back(word);
+        }
+        while self.order.len() > OWED_MAX {
+            let oldest = self.order.pop_front().expect("there are some");
+            self.words.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, word: &str) {
+        if self.words.remove(word) {
+            self.order.retain(|other| **other != *word);
+        }
+    }
+}
