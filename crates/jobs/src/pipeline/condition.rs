@@ -111,7 +111,7 @@ impl Condition {
 
 fn parse(source: &str) -> Result<Condition, String> {
     let program = ENV.compile(source).map_err(|errors| match errors.errors.first() {
-        Some(error) => error.msg.clone(),
+        Some(error) => format!("{} (line {}, column {})", error.msg, error.pos.0, error.pos.1),
         None => "it is no expression".into(),
     })?;
     let mut check = Check::default();

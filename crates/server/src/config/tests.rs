@@ -1,6 +1,6 @@
 use super::written::{
-    WrittenApp, WrittenHistory, WrittenIngest, WrittenKey, WrittenLimits, WrittenPipeline, WrittenPushStream,
-    WrittenQueue, WrittenRedis, WrittenRollout, WrittenTemplates, WrittenTls,
+    WrittenApp, WrittenFirehose, WrittenFirehoseToken, WrittenHistory, WrittenIngest, WrittenKey, WrittenLimits,
+    WrittenPipeline, WrittenPushStream, WrittenQueue, WrittenRedis, WrittenRollout, WrittenTemplates, WrittenTls,
 };
 use super::*;
 
@@ -47,7 +47,9 @@ fn the_example_holds_every_key_with_its_default() {
     let (limits, rest) = rest.split_once("\n[apps.rollout]").expect("and its rollout");
     let (rollout, rest) = rest.split_once("\n#[[apps.history]]").expect("and a history rule");
     let (history, rest) = rest.split_once("\n#[[apps.queues]]").expect("and a queue");
-    let (queues, pipelines) = rest.split_once("\n#[[apps.pipelines]]").expect("and a pipeline");
+    let (queues, rest) = rest.split_once("\n#[[apps.pipelines]]").expect("and a pipeline");
+    let (pipelines, rest) = rest.split_once("\n#[apps.firehose]").expect("and a firehose");
+    let (firehose, firehose_token) = rest.split_once("\n#[[apps.firehose.tokens]]").expect("and a token of it");
     let (_, ingest) = top.split_once("\n#[ingest]").expect("it shows what pipelines share");
     let (_, tls) = top.split_once("\n#[tls]").expect("it shows TLS");
     let (_, redis) = top.split_once("\n#[redis]").expect("and Redis");
@@ -60,6 +62,8 @@ fn the_example_holds_every_key_with_its_default() {
         (history, WrittenHistory::KEYS),
         (queues, WrittenQueue::KEYS),
         (pipelines, WrittenPipeline::KEYS),
+        (firehose, WrittenFirehose::KEYS),
+        (firehose_token, WrittenFirehoseToken::KEYS),
         (ingest, WrittenIngest::KEYS),
         (tls, WrittenTls::KEYS),
         (push_stream, WrittenPushStream::KEYS),
@@ -77,7 +81,7 @@ fn the_example_holds_every_key_with_its_default() {
 }
 
 /// Tables within tables, which are looked at by themselves.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 18] = [
     "apps",
     "tls",
     "push_stream",
@@ -86,6 +90,8 @@ const TABLES: [&str; 16] = [
     "rollout",
     "history",
     "queues",
+    "firehose",
+    "tokens",
     "stages",
     "ingest",
     "pipelines",
@@ -106,7 +112,9 @@ fn what_the_example_shows_commented_out_is_the_default_too() {
     let on = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned();
     let text: Vec<String> = EXAMPLE.lines().map(on).collect();
     let text = text.join("\n").replace("/etc/fanfare", scene.path().to_str().expect("plain"));
-    let config = load(&text).expect("it checks out");
+    // With [redis] there is no firehose.
+    let (text, firehose) = text.split_once("\n[apps.firehose]").expect("a firehose is shown");
+    let config = load(text).expect("it checks out");
     assert_eq!(config.tls.map(|tls| tls.key), Some(scene.path().join("key.pem")));
     assert_eq!(config.push_stream, Some(PushStreamSettings::new("1001".into())));
     assert_eq!(config.apps[0].history.len(), 1);
@@ -118,6 +126,34 @@ fn what_the_example_shows_commented_out_is_the_default_too() {
     let [pipeline] = &config.apps[0].pipelines[..] else { panic!("one pipeline is shown") };
     assert_eq!((pipeline.stages.len(), pipeline.sinks.len(), pipeline.shadow), (2, 1, false));
     assert_eq!((config.ingest.faults, config.ingest.stuck_after), (false, Duration::from_secs(60)));
+    let with_firehose = format!("data_dir = \"there\"\n{APP}[apps.firehose]{firehose}");
+    let shown = load(&with_firehose).expect("it checks out").apps[0].firehose.clone().expect("there is one");
+    let token = "[[apps.firehose.tokens]]\nname = \"a\"\ntoken = \"change-this-token\"\n";
+    let least = load(&format!("data_dir = \"there\"\n{APP}{token}")).expect("it checks out").apps[0].firehose.clone();
+    let least = least.expect("there is one");
+    assert_eq!(shown, FirehoseSettings { tokens: shown.tokens.clone(), ..least });
+}
+
+#[test]
+fn a_firehose_needs_tokens_that_are_right() {
+    let firehose = |rest: &str| format!("data_dir = \"\"{APP}[apps.firehose]\n{rest}");
+    let token = |rest: &str| firehose(&format!("tokens = [{{ name = \"a\", token = \"0123456789abcdef\"{rest} }}]\n"));
+    let config = load(&token("")).expect("it checks out");
+    let settings = config.apps[0].firehose.as_ref().expect("there is one");
+    assert_eq!((settings.durability, settings.tokens[0].connections_max), (Durability::Memory, 4));
+    assert!(!format!("{config:?}").contains("0123456789abcdef"));
+    let needs = "fanfare.toml:5: a firehose needs `tokens`, such as tokens = [{ name = \"…\", token = \"…\" }]";
+    refused(&firehose(""), needs);
+    let short = "tokens = [{ name = \"a\", token = \"short\" }]";
+    refused(&firehose(short), "fanfare.toml:6: the token \"a\" has fewer than 16 characters");
+    refused(
+        &token("").replace("tokens", "durability = \"disk\"\ntokens"),
+        "fanfare.toml:6: a firehose on disk needs a `data_dir`; durability = \"memory\" does without",
+    );
+    let wrong = load(&token(", filter = \"data ==\"")).expect_err("the filter is none");
+    assert!(wrong.starts_with("fanfare.toml:6: the filter of \"a\": "), "{wrong}");
+    let shared = format!("{}[redis]\nservers = [\"redis://127.0.0.1:6379\"]\n", token(""));
+    refused(&shared, "fanfare.toml:1: the app \"7\" has a firehose, which nodes that share [redis] cannot have");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use fanfare_hub::{Broker, BrokerError, ChannelKey, Post, Publication, Published};
 use fanfare_jobs::log::{Ends, Fresh};
 use fanfare_jobs::{Log, LogError};
+use tokio::sync::MutexGuard;
 
 use super::bearer::Bearer;
 use super::broker::is_for_everybody;
@@ -179,18 +180,23 @@ impl Hose {
             }
         }
         let n = fresh.len() as u64;
-        let taken = self.log.append(fresh, self.clock.now_ms()).await;
-        drop(turn);
-        let written = match taken {
-            Ok(written) => written.await,
-            Err(error) => Err(error),
-        };
+        let written = self.append(fresh, turn).await;
         self.settle(&written, outcome.is_err(), owed);
         if written.is_err() {
             return Err(BrokerError::Unrecorded);
         }
         self.counts.appended.fetch_add(n, Ordering::Relaxed);
         outcome.map(|()| published)
+    }
+
+    /// The turn ends when the entries have their place, which is before they are written.
+    async fn append(&self, fresh: Vec<Fresh>, turn: MutexGuard<'_, ()>) -> Result<(), LogError> {
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let written = self.log.append(fresh, self.clock.now_ms()).await?;
+        drop(turn);
+        written.await
     }
 
     fn is_owed(&self, word: Option<&str>) -> bool {
