@@ -26,7 +26,8 @@ fn who_may_not_is_told_why() {
     assert_eq!(ack(&server, "nobody", &Tap::open(&server, "").cursor()).status, 404);
 
     assert_eq!(server.request("HEAD", &home, &good, "").status, 200);
-    eventually("the first connection is gone", || ask(&server, "HEAD", "", TOKEN).status == 200);
+    let readers = || server.metric("fanfare_firehose_connections{app=\"1\"}");
+    eventually("the first connection is gone", || readers() == 0.0);
     let _tap = Tap::open(&server, "");
     let full = ask(&server, "GET", "", TOKEN);
     assert_eq!((full.status, full.header("retry-after")), (429, Some("5")));
