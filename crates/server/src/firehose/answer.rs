@@ -79,8 +79,14 @@ impl Firehoses {
         let start = start(&hose, consumer.as_deref(), &asked.since).await?;
         let (out, chunks) = mpsc::channel(CHUNKS_MAX);
         let last = start.next - 1;
+        let seat = consumer.map(|consumer| hose.seats.take(&consumer, last));
+        if let Some(seat) = &seat {
+            // What was acknowledged since it was asked for the mark, nobody has told whoever sits here.
+            let mark = hose.log.mark(&seat.name).await?;
+            hose.seats.marked(&seat.name, mark.unwrap_or(last));
+        }
         let reader = Reader {
-            seat: consumer.map(|consumer| hose.seats.take(&consumer, last)),
+            seat,
             filters: Filters([connection.0.filter.clone(), Arc::new(asked.filter)]),
             form: asked.form,
             epoch: start.epoch,
