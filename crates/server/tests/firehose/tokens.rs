@@ -25,9 +25,10 @@ fn who_may_not_is_told_why() {
     assert_eq!(errors("GET", &format!("{home}?since=yesterday"), &good).0, 400);
     assert_eq!(ack(&server, "nobody", &Tap::open(&server, "").cursor()).status, 404);
 
+    let is_free = || server.metric("fanfare_firehose_connections{app=\"1\"}") == 0.0;
+    eventually("the first connection is gone", is_free);
     assert_eq!(server.request("HEAD", &home, &good, "").status, 200);
-    let readers = || server.metric("fanfare_firehose_connections{app=\"1\"}");
-    eventually("the first connection is gone", || readers() == 0.0);
+    eventually("the second is gone", is_free);
     let _tap = Tap::open(&server, "");
     let full = ask(&server, "GET", "", TOKEN);
     assert_eq!((full.status, full.header("retry-after")), (429, Some("5")));
