@@ -139,3 +139,31 @@ fn a_firehose_in_memory_ends_with_its_process_and_says_so() {
     assert_eq!((&gap["event"], gap.get("missed")), (&json!("fanfare:gap"), None));
     assert_eq!(tap.data(2), texts(2..4));
 }
+
+/// Histories are made again from what pipelines wrote down; what is in the firehose is there already.
+#[test]
+fn what_a_history_has_again_after_a_kill_is_not_there_twice() {
+    let folder = folder();
+    let pipeline = "[[apps.queues]]\nname = \"comments\"\n\
+        [[apps.pipelines]]\nname = \"comments\"\nqueue = \"comments\"\nsinks = [{ sink = \"channels\" }]\n\
+        stages = [{ stage = \"json\" }, { stage = \"route\", channels = [\"forum\"], event = \"{{kind}}\" }]\n";
+    let config = config_in(folder.path(), "", "") + pipeline;
+    let mut first = Server::start(&config);
+    let cursor = Tap::open(&first, "").cursor();
+    let put = |server: &Server, n: u32| {
+        let job = json!({"jobs": [{"kind": "create", "key": "k", "data": {"n": n}}]});
+        assert_eq!(server.post("/queues/comments/jobs", &job).status, 202);
+    };
+    (0..3).for_each(|n| put(&first, n));
+    let finished = || first.metric("fanfare_queue_jobs{app=\"1\",queue=\"comments\",state=\"finished\"}");
+    eventually("all are published", || finished() == 3.0);
+    first.signal("KILL");
+    first.wait();
+
+    let second = Server::start(&config);
+    assert!(second.log().contains("in the histories again"));
+    put(&second, 3);
+    let mut tap = Tap::open(&second, &format!("since={cursor}"));
+    let data = tap.data(4).join(" ");
+    assert_eq!(data, r#"{"n":0} {"n":1} {"n":2} {"n":3}"#);
+}
