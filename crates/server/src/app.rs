@@ -218,18 +218,21 @@ impl Node {
         let readiness = self.readiness;
         let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
         let (queues, firehoses) = (self.queues, self.firehoses);
-        let api = Api::new(self.hub.clone(), self.apps.clone(), self.tokens.clone(), queues.clone(), &self.config);
         // Shared servers remember by themselves.
         let published = self.memory.as_ref().and(self.data.as_ref()).and_then(DataDir::published);
-        let mut recall = None;
-        if let Some((recent, lines)) = published {
-            if !self.resumed {
-                restore(&lines, &api.publisher(), &self.apps).await;
-            }
-            recall = Some(Recall::new(recent));
-        }
+        let (recall, lines) = published
+            .map_or_else(Default::default, |(recent, lines)| (Recall::new(recent), (!self.resumed).then_some(lines)));
+        let api = Api::new(
+            self.hub.clone(),
+            self.apps.clone(),
+            self.tokens.clone(),
+            queues.clone(),
+            recall.clone(),
+            &self.config,
+        );
+        restore(&lines.unwrap_or_default(), &api.publisher(), &self.apps).await;
         firehoses.open();
-        let ingest = Ingest::start(&self.config, queues.clone(), api.publisher(), self.apps.clone(), recall);
+        let ingest = Ingest::start(&self.config, queues.clone(), api.publisher(), self.apps.clone(), recall.clone());
         let mut revocations = self.tokens.changes();
         let answers = Arc::<Answers>::default();
         let loops = Loops::new(&self.loops);
@@ -247,7 +250,13 @@ impl Node {
         let push_stream = match self.push_stream {
             Some((listener, prepared)) => {
                 let http = listener.local_addr()?;
-                let face = prepared.open(self.hub.clone(), self.gatekeeper.clone(), self.loops.len(), stopping.clone());
+                let face = prepared.open(
+                    self.hub.clone(),
+                    recall,
+                    self.gatekeeper.clone(),
+                    self.loops.len(),
+                    stopping.clone(),
+                );
                 tokio::spawn(door::serve_only(listener, Arc::new(face), stopping.clone()));
                 Some(http)
             }

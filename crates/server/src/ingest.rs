@@ -40,7 +40,7 @@ struct Inner {
     publisher: Arc<Publisher>,
     apps: Apps,
     means: Means,
-    recall: Option<Recall>,
+    recall: Recall,
     others: Others,
     running: Mutex<Running>,
 }
@@ -93,13 +93,7 @@ struct MadeOf {
 
 impl Ingest {
     /// Begins with what a configuration says. Must be called on the runtime.
-    pub fn start(
-        config: &Config,
-        queues: Queues,
-        publisher: Arc<Publisher>,
-        apps: Apps,
-        recall: Option<Recall>,
-    ) -> Ingest {
+    pub fn start(config: &Config, queues: Queues, publisher: Arc<Publisher>, apps: Apps, recall: Recall) -> Ingest {
         // Without Redis, a queue is this process' alone: its directory is locked.
         let others = if config.redis.is_some() { Others::Processes } else { Others::Nobody };
         let (means, running) = (Means::default(), Mutex::default());
@@ -162,7 +156,8 @@ impl Ingest {
                 Some((_, lane)) => lane.clone(),
                 None => {
                     // What jobs of a queue in memory publish is as lasting as they are.
-                    let recall = self.0.recall.clone().filter(|_| queue.settings().durability == Durability::Disk);
+                    let on_disk = queue.settings().durability == Durability::Disk;
+                    let recall = if on_disk { self.0.recall.clone() } else { Recall::default() };
                     let (publisher, apps) = (self.0.publisher.clone(), self.0.apps.clone());
                     let channels = channels::kind(publisher, apps, app.id.clone(), recall);
                     match compile::lane(app, pipeline, ingest, &self.0.means, channels) {

@@ -59,6 +59,7 @@ use self::route::{Grant, Methods, Resource, Route};
 use crate::apps::{App, Apps};
 use crate::body::{self, Readable};
 use crate::config::{Config, Role};
+use crate::ingest::recall::Recall;
 use crate::queues::Queues;
 use crate::tokens::Tokens;
 
@@ -72,6 +73,7 @@ pub struct Api {
     apps: Apps,
     tokens: Tokens,
     queues: Queues,
+    recall: Recall,
     role: Role,
     path_prefix: String,
     body_bytes_max: usize,
@@ -79,13 +81,14 @@ pub struct Api {
 
 impl Api {
     /// Serves these apps.
-    pub fn new(hub: Hub, apps: Apps, tokens: Tokens, queues: Queues, config: &Config) -> Self {
+    pub fn new(hub: Hub, apps: Apps, tokens: Tokens, queues: Queues, recall: Recall, config: &Config) -> Self {
         Api {
             publisher: Arc::new(Publisher::new(hub.clone())),
             hub,
             apps,
             tokens,
             queues,
+            recall,
             role: config.role,
             path_prefix: config.path_prefix.clone(),
             body_bytes_max: config.publish_body_bytes_max,

@@ -177,6 +177,7 @@ impl Call<'_> {
         }
         let mut told = Vec::with_capacity(self.channels.len());
         for target in self.targets()? {
+            self.api.recall.forget(&target.key);
             let now = self.api.hub.clear(&target.key).await?;
             told.push((target.key.name().to_owned(), Position::of(&target.key, &now)));
         }

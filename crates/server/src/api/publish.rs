@@ -138,6 +138,11 @@ impl Publisher {
         Ok(())
     }
 
+    /// Forgets what it remembered of a channel.
+    pub async fn forget(&self, key: &ChannelKey) -> Result<(), BrokerError> {
+        self.hub.clear(key).await.map(drop)
+    }
+
     fn now_ms(&self) -> u64 {
         self.started_at.elapsed().as_millis() as u64
     }

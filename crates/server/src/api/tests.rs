@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper::header::RETRY_AFTER;
 
 use super::*;
+use crate::ingest::recall::Recall;
 use crate::queues::Kept;
 use crate::readiness::Readiness;
 
@@ -23,7 +24,7 @@ fn api() -> Api {
     let broker = MemoryBroker::start(routes.clone(), 1);
     let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
     let queues = Queues::start(&config, Kept::Here(None), Readiness::default()).expect("memory will do");
-    Api::new(hub, Apps::new(&config), Tokens::default(), queues, &config)
+    Api::new(hub, Apps::new(&config), Tokens::default(), queues, Recall::default(), &config)
 }
 
 fn now_s() -> u64 {

@@ -30,11 +30,11 @@ struct Channels {
     apps: Apps,
     app: Arc<str>,
     /// Where it is written down before.
-    recall: Option<Recall>,
+    recall: Recall,
 }
 
 /// The kind of sink that publishes to this app's channels.
-pub fn kind(publisher: Arc<Publisher>, apps: Apps, app: Arc<str>, recall: Option<Recall>) -> SinkKind {
+pub fn kind(publisher: Arc<Publisher>, apps: Apps, app: Arc<str>, recall: Recall) -> SinkKind {
     described(Box::new(move |_| {
         let (publisher, apps, app, recall) = (publisher.clone(), apps.clone(), app.clone(), recall.clone());
         Ok(one(Channels { publisher, apps, app, recall }))
@@ -76,9 +76,7 @@ impl Sink for Channels {
         };
         let all = alike(delivery)?;
         let events = all.iter().map(|alike| event(&app, alike)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(recall) = &self.recall {
-            recall.note(&self.app, &all);
-        }
+        self.recall.note(&self.app, &all);
         self.publisher.show(&app, &events).await.map_err(|error| SinkError::away(error.to_string()))
     }
 }

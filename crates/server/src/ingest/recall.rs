@@ -8,9 +8,10 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fanfare_hub::ChannelKey;
 use serde::{Deserialize, Serialize};
 
 use super::channels::Alike;
@@ -19,13 +20,23 @@ use crate::api::publish::Publisher;
 use crate::apps::Apps;
 use crate::data::{Recent, now_ms};
 
-/// Writes publications down; cheap to clone.
-#[derive(Clone)]
+/// Writes publications down, or, by default, does not; cheap to clone.
+#[derive(Clone, Default)]
 pub struct Recall(Arc<Mutex<Option<Recent>>>);
 
-/// One of them.
 #[derive(Debug, Serialize, Deserialize)]
-struct Line<'a> {
+#[serde(untagged)]
+enum Line<'a> {
+    Published(Published<'a>),
+    /// A channel's history was forgotten.
+    Forgotten {
+        app: Cow<'a, str>,
+        forgotten: Cow<'a, str>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Published<'a> {
     app: Cow<'a, str>,
     channels: Vec<Cow<'a, str>>,
     event: Cow<'a, str>,
@@ -42,24 +53,38 @@ impl Recall {
 
     /// Writes down what is about to be published.
     pub(super) fn note(&self, app: &str, all: &[Alike]) {
-        let mut lines = String::new();
-        for Alike { event, text, id, channels } in all {
-            let line = Line {
+        self.write(all.iter().map(|Alike { event, text, id, channels }| {
+            Line::Published(Published {
                 app: app.into(),
                 channels: channels.iter().map(|channel| Cow::Borrowed(&**channel)).collect(),
                 event: (&**event).into(),
                 text: text.into(),
                 id: (&**id).into(),
                 at_ms: now_ms(),
-            };
-            lines += &serde_json::to_string(&line).expect("strings are JSON");
-            lines.push('\n');
+            })
+        }));
+    }
+
+    /// Writes down that nothing is to come back of what this channel had until now.
+    pub fn forget(&self, key: &ChannelKey) {
+        self.write([Line::Forgotten { app: key.app().into(), forgotten: key.name().into() }]);
+    }
+
+    fn write<'a>(&self, lines: impl IntoIterator<Item = Line<'a>>) {
+        if self.recent().is_none() {
+            return;
         }
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = |line| serde_json::to_string(&line).expect("strings are JSON") + "\n";
+        let lines: String = lines.into_iter().map(line).collect();
+        let mut recent = self.recent();
         if let Some(Err(error)) = recent.as_mut().map(|recent| recent.append(&lines)) {
             tracing::warn!(%error, "what pipelines publish cannot be written down; after a crash, those who were away miss it");
             *recent = None;
         }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Option<Recent>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,7 +93,15 @@ pub async fn restore(lines: &str, publisher: &Publisher, apps: &Apps) {
     let (now_ms, mut known, mut restored) = (now_ms(), HashSet::new(), 0);
     for line in lines.lines() {
         // One that was cut short is no loss: it was shown to nobody.
-        let Ok(mut line) = serde_json::from_str::<Line<'_>>(line) else { continue };
+        let mut line = match serde_json::from_str(line) {
+            Ok(Line::Published(line)) => line,
+            Ok(Line::Forgotten { app, forgotten }) => {
+                // Of what has just been published nobody has a cursor yet.
+                let _ = publisher.forget(&ChannelKey::new(&app, &forgotten)).await;
+                continue;
+            }
+            Err(_) => continue,
+        };
         let Some(app) = apps.by_id(&line.app) else { continue };
         line.channels.retain(|channel| {
             let ttl = app.keep(channel, false).history.map_or(Duration::ZERO, |rule| rule.ttl);

@@ -53,6 +53,7 @@ use crate::config::PushStreamSettings;
 use crate::edge::Body;
 use crate::edge::door::{Http, Peer};
 use crate::edge::upgrade::Gatekeeper;
+use crate::ingest::recall::Recall;
 
 /// How often channels are looked for that nobody uses any more, and the app is.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -61,6 +62,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub struct PushStream {
     settings: PushStreamSettings,
     hub: Hub,
+    recall: Recall,
     gatekeeper: Gatekeeper,
     board: Switchboard,
     forms: Arc<Forms>,
@@ -167,12 +169,20 @@ impl Prepared {
     }
 
     /// Opens the listener, as the hub's loop number `from`, on the current tokio runtime. Streams end when `stopping` turns true.
-    pub fn open(self, hub: Hub, gatekeeper: Gatekeeper, from: usize, stopping: watch::Receiver<bool>) -> Face {
+    pub fn open(
+        self,
+        hub: Hub,
+        recall: Recall,
+        gatekeeper: Gatekeeper,
+        from: usize,
+        stopping: watch::Receiver<bool>,
+    ) -> Face {
         let Prepared { settings, board, forms, encoder } = self;
         let board = board.start(hub.requests(), from, gatekeeper.settings.outbox_bytes_max);
         let face = Arc::new(PushStream {
             settings,
             hub,
+            recall,
             gatekeeper,
             board,
             forms,

@@ -152,6 +152,7 @@ impl PushStream {
                 continue;
             }
             let key = self.key(app, id);
+            self.recall.forget(&key);
             self.hub.clear(&key).await?;
             self.board.delete(Deletion { key, messages: self.forms.deleted(id, text) });
             self.registry.forget(id);
