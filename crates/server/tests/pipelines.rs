@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "pipelines/trouble.rs"]
+mod trouble;
 
 use std::fs;
 
