@@ -6,7 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,7 @@ use crate::edge::{Body, LoopHandle, LoopStats, Loops, Occupancy, Order, Returned
 use crate::firehose::{Firehoses, Tee};
 use crate::ingest::Ingest;
 use crate::ingest::recall::{Recall, restore};
+use crate::ledger::{Ledger, Sources};
 use crate::metrics::{Admin, Answers};
 use crate::queues::{Kept, Queues};
 use crate::readiness::{Readiness, Unready};
@@ -156,6 +157,7 @@ impl Node {
             ),
         };
         let queues = Queues::start(&config, kept(shared.as_ref(), data.as_ref()), readiness.clone())?;
+        queues.begin().await;
         let firehoses = Firehoses::start(&config, apps.clone(), queues.clone())?;
         let tee = |broker: Arc<dyn Broker>| Tee::new(broker, firehoses.clone());
         let mut resumed = false;
@@ -267,16 +269,18 @@ impl Node {
         let door = Door::new(self.gatekeeper, loops, public, tls, neighbours, stopping, last);
         let mut door = tokio::spawn(door.run(self.public, self.returned));
         let cells: Vec<_> = self.loops.iter().map(|handle| handle.stats.clone()).collect();
+        let sources = Sources {
+            apps: self.apps.clone(),
+            queues: queues.clone(),
+            ingest: ingest.clone(),
+            hub: self.hub.clone(),
+            loops: cells.clone(),
+            shared: self.shared.is_some(),
+            published: Mutex::default(),
+        };
+        let ledger = Ledger::start(sources, self.data.as_ref().map(DataDir::life));
         let nodes = self.shared.as_ref().map(|shared| shared.report(report(http, &self.config, cells.clone())));
-        let metrics = Admin::new(
-            self.apps.clone(),
-            cells,
-            answers,
-            readiness.clone(),
-            nodes.clone(),
-            queues.clone(),
-            ingest.clone(),
-        );
+        let metrics = Admin::new(ledger.clone(), answers, readiness.clone(), nodes.clone());
         let metrics = Arc::new(metrics.with_firehoses(firehoses.clone()));
         // The admin listener outlives the drain, so that it can be watched.
         let (end, ending) = watch::channel(false);
@@ -334,6 +338,7 @@ impl Node {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        ledger.stop().await;
         queues.close().await;
         if let Some(nodes) = nodes {
             nodes.leave().await;

@@ -9,6 +9,7 @@ mod cluster;
 mod feed;
 mod jobs;
 mod lanes;
+mod ledger;
 mod listing;
 mod publish;
 mod record;
@@ -43,6 +44,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Apps(args) => listing::apps(&args.source()),
         Verb::Cluster(args) => wait_for(cluster::run(args)),
         Verb::Jobs(args) => wait_for(jobs::run(args)),
+        Verb::Ledger(args) => wait_for(ledger::run(args)),
         Verb::Publish(args) => wait_for(publish::run(args)),
         Verb::Subscribe(args) => wait_for(subscribe::run(args)),
         Verb::Record(args) => wait_for(record::run(args)),
@@ -99,6 +101,9 @@ enum Verb {
     /// Publish one event to a channel
     #[command(after_help = publish::EXAMPLES)]
     Publish(publish::PublishArgs),
+    /// Say where every message is, and whether one is missing
+    #[command(after_help = ledger::EXAMPLES)]
+    Ledger(ledger::LedgerArgs),
     /// Put jobs into queues, work on them, look after them
     #[command(after_help = jobs::EXAMPLES)]
     Jobs(jobs::JobsArgs),

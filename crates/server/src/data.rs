@@ -34,6 +34,8 @@ const REVOKED: &str = "revoked";
 const PUBLISHED: &str = "published";
 /// Jobs (`queues`).
 const QUEUES: &str = "queues";
+/// What was published and delivered so far (`ledger`).
+const LIFE: &str = "life";
 /// Where a history that could not be read waits for somebody to look at it.
 const REFUSED: &str = "history.refused";
 
@@ -122,6 +124,11 @@ impl DataDir {
         let failed =
             |error| tracing::error!(path = %self.path.display(), %error, "publications cannot be written down");
         opened.map_err(failed).ok()
+    }
+
+    /// The file of what was published and delivered so far.
+    pub fn life(&self) -> PathBuf {
+        self.path.join(LIFE)
     }
 
     /// Where revocations are written down, and what stands there. `None` if it cannot be: they end with this process.

@@ -15,6 +15,7 @@ mod edge;
 mod firehose;
 mod ingest;
 mod leases;
+mod ledger;
 mod limits;
 mod metrics;
 mod push_stream;

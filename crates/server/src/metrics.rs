@@ -3,6 +3,7 @@
 //! A scrape sums the cells that the loops own; only answers of the API are counted here.
 
 mod firehose;
+mod ledger;
 mod pipelines;
 mod queues;
 
@@ -24,24 +25,25 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use self::firehose::FirehoseCounts;
+use self::ledger::LedgerCounts;
 use self::pipelines::PipelineCounts;
 use self::queues::QueueCounts;
 use crate::apps::Apps;
 use crate::edge::door::Http;
 use crate::edge::{Body, LoopStats, Snapshot};
 use crate::firehose::Firehoses;
-use crate::ingest::Ingest;
-use crate::queues::Queues;
+use crate::ledger::{Ledger, Sources, text};
 use crate::readiness::Readiness;
 use crate::redis::nodes::{Nodes, Server};
 
-/// The admin listener: `/metrics`, `/healthz`, `/readyz`.
+/// The admin listener: `/metrics`, `/ledger`, `/healthz`, `/readyz`.
 #[derive(Debug)]
 pub struct Admin {
     registry: Registry,
     readiness: Readiness,
     queues: QueueCounts,
     firehoses: Option<FirehoseCounts>,
+    ledger: Ledger,
 }
 
 /// Answers to plain HTTP requests, by the first digit of their status.
@@ -56,16 +58,10 @@ impl Answers {
 }
 
 impl Admin {
-    /// Serves the sums of these cells.
-    pub fn new(
-        apps: Apps,
-        cells: Vec<Arc<LoopStats>>,
-        answers: Arc<Answers>,
-        readiness: Readiness,
-        nodes: Option<Nodes>,
-        queues: Queues,
-        ingest: Ingest,
-    ) -> Self {
+    /// Serves what the ledger knows, and what else there is to count.
+    pub fn new(ledger: Ledger, answers: Arc<Answers>, readiness: Readiness, nodes: Option<Nodes>) -> Self {
+        let Sources { apps, queues, ingest, loops: cells, .. } = ledger.sources();
+        let (apps, queues, ingest, cells) = (apps.clone(), queues.clone(), ingest.clone(), cells.clone());
         let mut registry = Registry::with_prefix("fanfare");
         registry.register_collector(Box::new(Cells { apps, cells, answers }));
         if let Some(nodes) = nodes {
@@ -74,7 +70,8 @@ impl Admin {
         let queues = QueueCounts::new(queues);
         registry.register_collector(Box::new(queues.clone()));
         registry.register_collector(Box::new(PipelineCounts(ingest)));
-        Admin { registry, readiness, queues, firehoses: None }
+        registry.register_collector(Box::new(LedgerCounts(ledger.clone())));
+        Admin { registry, readiness, queues, firehoses: None, ledger }
     }
 
     /// Tells of these, too.
@@ -82,6 +79,24 @@ impl Admin {
         let counts = FirehoseCounts::new(firehoses);
         self.registry.register_collector(Box::new(counts.clone()));
         Admin { firehoses: Some(counts), ..self }
+    }
+
+    /// `?minutes=N` says how many of the last minutes are wanted, `?format=text` that a person reads it.
+    fn ledger(&self, query: &str) -> Response<Full<Bytes>> {
+        let param = |name: &str| query.split('&').find_map(|param| param.strip_prefix(name)?.strip_prefix('='));
+        let minutes = match param("minutes").map(str::parse).transpose() {
+            Ok(minutes) => minutes.unwrap_or(0),
+            Err(_) => return plain(StatusCode::BAD_REQUEST, "minutes: expected a number"),
+        };
+        let report = self.ledger.report(minutes);
+        match param("format") {
+            Some("text") => answer(StatusCode::OK, "text/plain; charset=utf-8", text::written(&report)),
+            None | Some("json") => {
+                let json = serde_json::to_string(&report).expect("names and numbers have a JSON form");
+                answer(StatusCode::OK, "application/json", json)
+            }
+            Some(_) => plain(StatusCode::BAD_REQUEST, "format: expected json or text"),
+        }
     }
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
@@ -104,12 +119,13 @@ impl Http for Admin {
         }
         let response = match request.uri().path() {
             "/metrics" => self.metrics().await,
+            "/ledger" => self.ledger(request.uri().query().unwrap_or_default()),
             "/healthz" => plain(StatusCode::OK, "ok"),
             "/readyz" => match self.readiness.unready() {
                 None => plain(StatusCode::OK, "ready"),
                 Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),
             },
-            _ => plain(StatusCode::NOT_FOUND, "expected /metrics, /healthz or /readyz"),
+            _ => plain(StatusCode::NOT_FOUND, "expected /metrics, /ledger, /healthz or /readyz"),
         };
         response.map(Body::from)
     }

@@ -90,7 +90,8 @@ fn now_s() -> u64 {
     since.expect("no machine's clock is before 1970").as_secs()
 }
 
-async fn ask(server: &str, request: hyper::Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, String)> {
+/// One request on a connection of its own.
+pub(super) async fn ask(server: &str, request: hyper::Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, String)> {
     let stream = TcpStream::connect(server).await.with_context(|| format!("cannot connect to {server}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let talk = async move {

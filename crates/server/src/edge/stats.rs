@@ -51,6 +51,8 @@ cells! {
     dropped_slow,
     /// Deliveries that newer ones replaced.
     dropped_older,
+    /// Deliveries that wait in outboxes.
+    queued,
     /// Connections closed as slow consumers.
     closed_slow,
     /// Connections closed for their silence.
@@ -72,6 +74,7 @@ impl LoopStats {
         self.dropped_closed.store(ledger.dropped_closed, Ordering::Relaxed);
         self.dropped_slow.store(ledger.dropped_slow, Ordering::Relaxed);
         self.dropped_older.store(ledger.dropped_older, Ordering::Relaxed);
+        self.queued.store(ledger.queued, Ordering::Relaxed);
     }
 
     /// Counts one more. Only the loop that owns the cells writes, so a load and a store are enough.
