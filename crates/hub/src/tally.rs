@@ -20,7 +20,7 @@ pub struct Outcomes {
     pub repeated: u64,
     /// The broker did not take them.
     pub refused: u64,
-    /// Whoever asked went away before the broker answered: they may have been published or not.
+    /// They may have been published or not: whoever asked went away before the broker answered, or it refused one of several.
     pub given_up: u64,
 }
 
@@ -73,6 +73,7 @@ impl Asked<'_> {
     pub(crate) fn told(mut self, outcome: Result<&[Published], &BrokerError>) {
         let n = std::mem::take(&mut self.n);
         match outcome {
+            Err(_) if n > 1 => _ = self.tally.given_up.fetch_add(n, Ordering::Release),
             Err(_) => _ = self.tally.refused.fetch_add(n, Ordering::Release),
             Ok(published) => published.iter().for_each(|published| self.count(published)),
         }

@@ -21,6 +21,8 @@ mod life;
 mod look;
 mod minutes;
 pub mod report;
+#[cfg(test)]
+mod tests;
 pub mod text;
 
 use std::path::PathBuf;

@@ -169,11 +169,11 @@ mod tests {
 fanfare 1.0: 999 published and 1,234,567 delivered in its life
 THE SUMS PART at app 1: queue comments: put → jobs: 10 missing. Counted since the start 60 s ago.
 
-                          IN  MADE   OUT      DROPPED  FAILED  IN FLIGHT  MISSING
+                         IN  MADE   OUT      DROPPED  FAILED  IN FLIGHT  MISSING
 app 1: queue comments
-  put                   1200     ·  1200            ·       ·          ·
-  put → jobs            1200        1190                               ·       10
-  jobs                  1190     ·  1188  2 retracted       ·          ·
+  put                  1200     ·  1200            ·       ·          ·
+  put → jobs           1200        1190                               ·       10
+  jobs                 1190     ·  1188  2 retracted       ·          ·
 ";
         assert_eq!(written(&report), expected);
     }
