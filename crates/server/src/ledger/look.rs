@@ -94,7 +94,7 @@ impl Sources {
     fn doors(&self, workers: &[OfQueue], look: &mut Look) {
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         published.add(&self.apps);
-        let mut asked = 0;
+        let (mut asked, mut recalled) = (0, 0);
         for (app, sums) in published.sums() {
             let place = Place { app: app.clone(), ..Place::default() };
             let of_app = || workers.iter().filter(|of| *of.app == *app);
@@ -108,9 +108,12 @@ impl Sources {
                 look.part(Part { place: place.clone(), part, came: n, out: n, ..Part::default() });
                 asked += n;
             }
+            recalled += sums.asked[Door::Recall as usize];
         }
         let counted = self.hub.counted();
         look.link(&Place::default(), ["published", "hub"], [asked; 2], counted.posted.asked, 0);
+        // What was published before a crash was counted then.
+        look.done.published = counted.posted.published().saturating_sub(recalled);
         self.hub(&counted, look);
     }
 
@@ -129,7 +132,6 @@ impl Sources {
                 ..Part::default()
             });
         }
-        look.done.published = posted.published();
         if !self.shared {
             let heard = posted.heard + own.heard;
             let unknown = [posted, own].map(|outcomes| outcomes.in_flight() + outcomes.given_up).iter().sum::<u64>();

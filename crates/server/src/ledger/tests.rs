@@ -19,7 +19,7 @@ use crate::apps::Apps;
 use crate::config::Config;
 use crate::doors::Door;
 use crate::ingest::Ingest;
-use crate::queues::Queues;
+use crate::queues::{Kept, Queues};
 use crate::readiness::Readiness;
 use crate::tokens::Tokens;
 
@@ -49,14 +49,14 @@ async fn leaky() -> (Ledger, Hub, Queues, Apps) {
     let broker = MemoryBroker::start(Arc::new(Leaky { routes: routes.clone(), arrived: AtomicU64::new(0) }), 1);
     broker.subscribe(&room()).await.expect("memory is there");
     let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
-    let queues = Queues::start(&config, None, Readiness::default()).expect("memory will do");
+    let queues = Queues::start(&config, Kept::Here(None), Readiness::default()).expect("memory will do");
     queues.begin().await;
     let apps = Apps::new(&config);
     let api = Api::new(hub.clone(), apps.clone(), Tokens::default(), queues.clone(), &config);
     let sources = Sources {
         apps: apps.clone(),
         queues: queues.clone(),
-        ingest: Ingest::start(&config, queues.clone(), api.publisher(), apps.clone()),
+        ingest: Ingest::start(&config, queues.clone(), api.publisher(), apps.clone(), None),
         hub: hub.clone(),
         loops: Vec::new(),
         shared: false,
