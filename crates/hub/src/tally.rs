@@ -18,9 +18,9 @@ pub struct Outcomes {
     pub unheard: u64,
     /// They had been published before.
     pub repeated: u64,
-    /// The broker did not take them.
+    /// The broker did not confirm them: they may have been published or not.
     pub refused: u64,
-    /// They may have been published or not: whoever asked went away before the broker answered, or it refused one of several.
+    /// Whoever asked went away before the broker answered: they may have been published or not.
     pub given_up: u64,
 }
 
@@ -73,7 +73,6 @@ impl Asked<'_> {
     pub(crate) fn told(mut self, outcome: Result<&[Published], &BrokerError>) {
         let n = std::mem::take(&mut self.n);
         match outcome {
-            Err(_) if n > 1 => _ = self.tally.given_up.fetch_add(n, Ordering::Release),
             Err(_) => _ = self.tally.refused.fetch_add(n, Ordering::Release),
             Ok(published) => published.iter().for_each(|published| self.count(published)),
         }

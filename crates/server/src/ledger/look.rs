@@ -134,8 +134,8 @@ impl Sources {
         }
         if !self.shared {
             let heard = posted.heard + own.heard;
-            let unknown = [posted, own].map(|outcomes| outcomes.in_flight() + outcomes.given_up).iter().sum::<u64>();
-            look.link(&node, ["hub", "this node"], [heard, heard + unknown], *arrived, 0);
+            let unknown = |outcomes: &Outcomes| outcomes.in_flight() + outcomes.given_up + outcomes.refused;
+            look.link(&node, ["hub", "this node"], [heard, heard + unknown(posted) + unknown(own)], *arrived, 0);
         }
         for (index, (letters, stats)) in letters.iter().zip(&self.loops).enumerate() {
             let arrived = read(stats).publications;
