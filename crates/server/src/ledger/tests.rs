@@ -19,6 +19,7 @@ use crate::apps::Apps;
 use crate::config::Config;
 use crate::doors::Door;
 use crate::ingest::Ingest;
+use crate::ingest::recall::Recall;
 use crate::queues::{Kept, Queues};
 use crate::readiness::Readiness;
 use crate::tokens::Tokens;
@@ -52,11 +53,11 @@ async fn leaky() -> (Ledger, Hub, Queues, Apps) {
     let queues = Queues::start(&config, Kept::Here(None), Readiness::default()).expect("memory will do");
     queues.begin().await;
     let apps = Apps::new(&config);
-    let api = Api::new(hub.clone(), apps.clone(), Tokens::default(), queues.clone(), &config);
+    let api = Api::new(hub.clone(), apps.clone(), Tokens::default(), queues.clone(), Recall::default(), &config);
     let sources = Sources {
         apps: apps.clone(),
         queues: queues.clone(),
-        ingest: Ingest::start(&config, queues.clone(), api.publisher(), apps.clone(), None),
+        ingest: Ingest::start(&config, queues.clone(), api.publisher(), apps.clone(), Recall::default()),
         hub: hub.clone(),
         loops: Vec::new(),
         shared: false,
