@@ -239,11 +239,12 @@ impl Open {
             self.sync()?;
         }
         self.file = None;
-        fs::rename(&self.path, aside(&self.path))?;
-        if let Some(kept_max) = settings.kept_max {
-            forget(&self.path, kept_max)?;
-        }
-        Ok(())
+        let mut numbers = put_aside(&self.path)?;
+        let number = unix_ms().max(numbers.last().map_or(0, |last| last + 1));
+        fs::rename(&self.path, aside(&self.path, number))?;
+        numbers.push(number);
+        let old = settings.kept_max.map_or(0, |kept_max| numbers.len().saturating_sub(kept_max));
+        numbers[..old].iter().try_for_each(|number| fs::remove_file(aside(&self.path, *number)))
     }
 }
 
@@ -281,41 +282,32 @@ fn whole_lines(file: &mut File, len: u64) -> io::Result<u64> {
     Ok(0)
 }
 
-/// What the file is called when it is put aside: later ones sort behind earlier ones.
-fn aside(path: &Path) -> PathBuf {
-    let mut ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    loop {
-        let name = with_suffix(path, &format!("{ms:014}"));
-        if !name.exists() {
-            return name;
-        }
-        ms += 1;
-    }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+/// What the file is called when it is put aside. The number is the time in milliseconds, or one more than that of the one
+/// before: several may be put aside in a millisecond, clocks go back, and later ones sort behind earlier ones all the same.
+fn aside(path: &Path, number: u64) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
+    name.push(format!(".{number:014}"));
     name.into()
 }
 
-/// Deletes all but the newest of those put aside.
-fn forget(path: &Path, kept_max: usize) -> io::Result<()> {
+/// The numbers of those put aside, in order.
+fn put_aside(path: &Path) -> io::Result<Vec<u64>> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    let mut put_aside = Vec::new();
+    let mut numbers = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let suffix = path.file_name().and_then(|other| other.to_str()?.strip_prefix(name)?.strip_prefix('.'));
-        if suffix.is_some_and(|suffix| suffix.len() >= 14 && suffix.bytes().all(|byte| byte.is_ascii_digit())) {
-            put_aside.push(path);
-        }
+        let entry = entry?.file_name();
+        let suffix = entry.to_str().and_then(|other| other.strip_prefix(name)?.strip_prefix('.'));
+        let number = suffix.filter(|suffix| suffix.len() == 14 && suffix.bytes().all(|byte| byte.is_ascii_digit()));
+        numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
     }
-    put_aside.sort();
-    let old = put_aside.len().saturating_sub(kept_max);
-    put_aside[..old].iter().try_for_each(fs::remove_file)
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]
