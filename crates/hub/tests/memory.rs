@@ -140,9 +140,11 @@ impl Log {
         let own = |item: &Item, place: &Place| in_epoch(item, place.epoch) && item.mark.position.offset > place.offset;
         let is_new: Box<dyn Fn(&Item) -> bool> = match cursor.place(key.hash()) {
             Some(place) if Some(place.epoch) == self.epoch => Box::new(move |item| own(item, &place)),
-            // The end of the epoch before: everything since was missed, and nothing of before.
+            // The end of the epoch before: everything since was missed, and nothing of before. Or a channel that had been
+            // forgotten was looked at, whose place is that of one that never was: then it is the stamp that tells.
             Some(place) if self.ended == Some(StreamPosition { epoch: place.epoch, offset: place.offset }) => {
-                Box::new(move |item| item.mark.position.epoch > place.epoch)
+                let settled = cursor.settled();
+                Box::new(move |item| item.mark.position.epoch > place.epoch && item.mark.stamp > settled)
             }
             _ => Box::new(|item| item.mark.stamp > cursor.settled()),
         };
