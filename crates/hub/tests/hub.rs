@@ -612,8 +612,9 @@ async fn a_cursor_that_says_nothing_any_more_may_fall_back_to_the_last_that_are_
     let (node, [mut one]) = start();
     let key = ChannelKey::new("1", "room");
     let since = node.keep(&key, 0).await.cursor(&key);
+    node.keep(&key, 1).await;
     node.hub.clear(&key).await.unwrap();
-    for data in 1..=3 {
+    for data in 2..=4 {
         node.keep(&key, data).await;
     }
     node.members(&key, 0, 1);
