@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Response, Server, eventually, one_app};
+use support::redis::Redis;
+use support::{Nodes, Response, Server, eventually, one_app};
 
 const ROUTE: &str = "{ stage = \"route\", channels = [\"forum.{{ forum }}\", \"thread.{{ thread }}\"] }";
 
@@ -262,6 +263,30 @@ fn nothing_is_amiss_under_load() {
     drop(lazy);
     eventually("nothing waits", || server.count("waiting") + server.count("claimed") == 0);
     server.balances();
+}
+
+#[test]
+fn what_goes_from_node_to_node_is_not_missing() {
+    let (folder, redis) = (folder(), Redis::standalone());
+    let config = config(folder.path(), ROUTE).replace("attempts_max", "durability = \"memory\"\nattempts_max");
+    let config = config.replace(", { sink = \"file\", path = \"out.ndjson\" }", "");
+    let nodes = Nodes::start(&redis.url(), 2, config.split_once('\n').expect("it has lines").1);
+    let mut sockets = [nodes.node(0).connect(), nodes.node(1).connect()];
+    sockets.iter_mut().for_each(|socket| socket.subscribe("forum.1"));
+    (0..10).for_each(|n| _ = nodes.node(n % 2).put((0..10).map(comment)));
+    eventually("all are finished", || nodes.node(0).count("finished") == 100);
+    for node in [nodes.node(0), nodes.node(1)] {
+        node.looked(7);
+        let ledger = node.ledger();
+        assert!(ledger["parted"].is_null(), "{ledger:#}");
+        assert!(!node.log().contains("does not balance"));
+        assert_eq!(node.part("jobs")["shared"], true);
+    }
+    let admins = [nodes.node(0).admin.to_string(), nodes.node(1).admin.to_string()].join(",");
+    let said = fanfare(&["ledger", "--nodes", &admins, "--json"]);
+    let sum: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    assert_eq!(part(&sum["chain"], "put").expect("a part")["out"], 100);
+    assert_eq!(part(&sum["chain"], "worker").expect("a part")["out"], 100);
 }
 
 #[test]
