@@ -4,6 +4,7 @@
 //! the hub over them, the loops themselves, the doors. Stop: readiness turns off, the doors close, connections are closed
 //! over the drain time, what was accepted is delivered, histories are written. A second signal ends the process at once.
 
+use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use fanfare_hub::{Broker, Encode, Hub, PresenceStore};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use mio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::Api;
@@ -40,7 +41,7 @@ use crate::ledger::{Ledger, Sources};
 use crate::metrics::{Admin, Answers};
 use crate::queues::{Kept, Queues};
 use crate::readiness::{Readiness, Unready};
-use crate::redis::nodes::Report;
+use crate::redis::nodes::{Nodes, Report};
 use crate::redis::shared::Shared;
 use crate::tokens::Tokens;
 use crate::{config, demo, push_stream};
@@ -65,13 +66,40 @@ pub fn serve(config: Config, source: Source, echo: bool) -> anyhow::Result<()> {
         false => 0,
     };
     let loops = loops.min(LOOPS_MAX - 1);
-    runtime.block_on(async { Node::start(config, source, echo, loops).await?.run().await })
+    runtime.block_on(async {
+        let (node, doors) = Node::start(config, echo, loops).await?;
+        // Before the addresses are printed: whoever reads them may signal at once.
+        let mut signals = Signals::new()?;
+        let reloads = config::watch(source, node.config.clone())?;
+        let mut open = node.open(doors).await?;
+        open.run(reloads, &mut signals).await?;
+        open.stop(signals).await;
+        Ok(())
+    })
 }
 
-/// Everything that runs.
+/// What tells the server to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Everything that runs before anybody is let in.
 struct Node {
     config: Config,
-    source: Source,
     apps: Apps,
     tokens: Tokens,
     data: Option<DataDir>,
@@ -87,13 +115,33 @@ struct Node {
     readiness: Readiness,
     loops: Vec<LoopHandle>,
     threads: Vec<JoinHandle<()>>,
-    gatekeeper: Gatekeeper,
-    /// What loops give back to the door.
-    returned: mpsc::UnboundedReceiver<Returned>,
     certificates: Option<Certificates>,
+}
+
+/// Where people come in, and what is needed to let them.
+struct Doors {
     public: TcpListener,
     admin: TcpListener,
     push_stream: Option<(TcpListener, push_stream::Prepared)>,
+    gatekeeper: Gatekeeper,
+    /// What loops give back to the door.
+    returned: mpsc::UnboundedReceiver<Returned>,
+}
+
+/// A node whose doors are open.
+struct Open {
+    node: Node,
+    ingest: Ingest,
+    ledger: Ledger,
+    /// What it tells other nodes of itself.
+    nodes: Option<Nodes>,
+    /// Ends when nobody comes in by the public listener any more.
+    door: tokio::task::JoinHandle<std::io::Result<()>>,
+    /// Ends with the last answer.
+    served: mpsc::Receiver<Infallible>,
+    /// Closes the doors; the admin listener outlives the drain, so that it can be watched.
+    close: watch::Sender<bool>,
+    close_admin: watch::Sender<bool>,
 }
 
 /// Plain HTTP on the public listener.
@@ -126,7 +174,7 @@ impl Http for Public {
 
 impl Node {
     /// Binds and starts everything but the doors. Must be called on the runtime, where the hub's tasks are to run.
-    async fn start(config: Config, source: Source, echo: bool, n: usize) -> anyhow::Result<Node> {
+    async fn start(config: Config, echo: bool, n: usize) -> anyhow::Result<(Node, Doors)> {
         let public = bind(config.listen)?;
         let admin = bind(config.admin_listen)?;
         let certificates = config.tls.as_ref().map(Certificates::read).transpose()?;
@@ -159,22 +207,20 @@ impl Node {
         let queues = Queues::start(&config, kept(shared.as_ref(), data.as_ref()), readiness.clone())?;
         queues.begin().await;
         let firehoses = Firehoses::start(&config, apps.clone(), queues.clone())?;
-        let tee = |broker: Arc<dyn Broker>| Tee::new(broker, firehoses.clone());
-        let mut resumed = false;
-        let (hub, memory) = match &shared {
+        let history = data.as_ref().filter(|_| shared.is_none()).and_then(DataDir::take_history);
+        let resumed = history.is_some();
+        let (broker, presence, memory): (Arc<dyn Broker>, Arc<dyn PresenceStore>, _) = match &shared {
+            Some(shared) => (Arc::new(shared.broker.clone()), Arc::new(shared.presence.clone()), None),
             None => {
-                let history = data.as_ref().and_then(DataDir::take_history);
-                resumed = history.is_some();
-                let broker = memory_broker(routes.clone(), history);
-                (start_hub(routes, tee(Arc::new(broker.clone())), MemoryPresence::default()), Some(broker))
-            }
-            Some(shared) => {
-                let hub = start_hub(routes, tee(Arc::new(shared.broker.clone())), shared.presence.clone());
-                shared.attend(&hub, apps.clone());
-                tokio::spawn(shared.clone().watch(readiness.clone()));
-                (hub, None)
+                let memory = memory_broker(routes.clone(), history);
+                (Arc::new(memory.clone()), Arc::new(MemoryPresence::default()), Some(memory))
             }
         };
+        let hub = Hub::start(routes, Arc::new(Tee::new(broker, firehoses.clone())), presence);
+        if let Some(shared) = &shared {
+            shared.attend(&hub, apps.clone());
+            tokio::spawn(shared.clone().watch(readiness.clone()));
+        }
         let loops = prepared.iter().map(shard_loop::Prepared::handle).collect();
         let reader =
             Reader { apps: apps.clone(), tokens: tokens.clone(), path_prefix: config.path_prefix.as_str().into() };
@@ -187,9 +233,9 @@ impl Node {
         let (returns, returned) = mpsc::unbounded_channel();
         let kit = Kit { reader, settings, occupancy, requests: hub.requests(), encoder, returns };
         let threads = start_loops(prepared, &kit)?;
-        Ok(Node {
+        let doors = Doors { public, admin, push_stream, gatekeeper, returned };
+        let node = Node {
             config,
-            source,
             apps,
             tokens,
             data,
@@ -198,153 +244,166 @@ impl Node {
             memory,
             resumed,
             shared,
-            readiness,
             hub,
+            readiness,
             loops,
             threads,
-            gatekeeper,
-            returned,
             certificates,
-            public,
-            admin,
-            push_stream,
-        })
+        };
+        Ok((node, doors))
     }
 
-    async fn run(self) -> anyhow::Result<()> {
-        // Before the addresses are printed: whoever reads them may signal at once.
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut reloads = config::watch(self.source, self.config.clone())?;
-        let (stop, stopping) = watch::channel(false);
-        let readiness = self.readiness;
-        let (http, admin) = (self.public.local_addr()?, self.admin.local_addr()?);
-        let (queues, firehoses) = (self.queues, self.firehoses);
-        // Shared servers remember by themselves.
-        let published = self.memory.as_ref().and(self.data.as_ref()).and_then(DataDir::published);
-        let (recall, lines) = published
-            .map_or_else(Default::default, |(recent, lines)| (Recall::new(recent), (!self.resumed).then_some(lines)));
+    /// Lets people in, once what a crash interrupted is in the histories again.
+    async fn open(self, doors: Doors) -> anyhow::Result<Open> {
+        let Doors { public, admin, push_stream, gatekeeper, returned } = doors;
+        let (close, closing) = watch::channel(false);
+        let (close_admin, closing_admin) = watch::channel(false);
+        let (last, served) = mpsc::channel(1);
+        let (http, http_admin) = (public.local_addr()?, admin.local_addr()?);
+        let (recall, interrupted) = self.recall();
         let api = Api::new(
             self.hub.clone(),
             self.apps.clone(),
             self.tokens.clone(),
-            queues.clone(),
+            self.queues.clone(),
             recall.clone(),
             &self.config,
         );
-        restore(&lines.unwrap_or_default(), &api.publisher(), &self.apps).await;
-        firehoses.open();
-        let ingest = Ingest::start(&self.config, queues.clone(), api.publisher(), self.apps.clone(), recall.clone());
-        let mut revocations = self.tokens.changes();
+        restore(&interrupted, &api.publisher(), &self.apps).await;
+        self.firehoses.open();
+        let ingest =
+            Ingest::start(&self.config, self.queues.clone(), api.publisher(), self.apps.clone(), recall.clone());
+        let http_push_stream = match push_stream {
+            Some((listener, prepared)) => {
+                let http = listener.local_addr()?;
+                let face =
+                    prepared.open(self.hub.clone(), recall, gatekeeper.clone(), self.loops.len(), closing.clone());
+                tokio::spawn(door::serve_only(listener, Arc::new(face), closing.clone()));
+                Some(http)
+            }
+            None => None,
+        };
         let answers = Arc::<Answers>::default();
         let loops = Loops::new(&self.loops);
-        let (last, mut served) = mpsc::channel(1);
-        let subscriptions = Subscriptions::new(self.gatekeeper.clone(), loops.clone());
-        let public = Arc::new(Public {
+        let everything = Arc::new(Public {
             api,
-            subscriptions,
-            firehoses: firehoses.clone(),
+            subscriptions: Subscriptions::new(gatekeeper.clone(), loops.clone()),
+            firehoses: self.firehoses.clone(),
             apps: self.apps.clone(),
             answers: answers.clone(),
             is_edge: self.config.role.is_edge(),
         });
         let tls = self.certificates.as_ref().map(Certificates::server_config).transpose()?;
-        let push_stream = match self.push_stream {
-            Some((listener, prepared)) => {
-                let http = listener.local_addr()?;
-                let face = prepared.open(
-                    self.hub.clone(),
-                    recall,
-                    self.gatekeeper.clone(),
-                    self.loops.len(),
-                    stopping.clone(),
-                );
-                tokio::spawn(door::serve_only(listener, Arc::new(face), stopping.clone()));
-                Some(http)
-            }
-            None => None,
-        };
-        let relay = |shared: &Shared| -> Arc<dyn Neighbours> { Arc::new(shared.relay.clone()) };
-        let neighbours = self.shared.as_ref().map(relay);
-        let door = Door::new(self.gatekeeper, loops, public, tls, neighbours, stopping, last);
-        let mut door = tokio::spawn(door.run(self.public, self.returned));
-        let cells: Vec<_> = self.loops.iter().map(|handle| handle.stats.clone()).collect();
+        let neighbours = self.shared.as_ref().map(|shared| -> Arc<dyn Neighbours> { Arc::new(shared.relay.clone()) });
+        let door = Door::new(gatekeeper, loops, everything, tls, neighbours, closing, last);
+        let door = tokio::spawn(door.run(public, returned));
+        let ledger = self.ledger(&ingest);
+        let nodes = self.shared.as_ref().map(|shared| shared.report(report(http, &self.config, self.cells())));
+        let metrics =
+            Admin::new(ledger.clone(), self.firehoses.clone(), answers, self.readiness.clone(), nodes.clone());
+        tokio::spawn(door::serve_only(admin, Arc::new(metrics), closing_admin));
+        announce(http, http_push_stream, http_admin, self.config.dev);
+        Ok(Open { node: self, ingest, ledger, nodes, door, served, close, close_admin })
+    }
+
+    /// Where pipelines write down what they publish, and what the server before had there when it crashed. Shared servers
+    /// remember by themselves, and a server that was stopped left its histories.
+    fn recall(&self) -> (Recall, String) {
+        let published = self.memory.as_ref().and(self.data.as_ref()).and_then(DataDir::published);
+        let (recall, lines) = published.map(|(recent, lines)| (Recall::new(recent), lines)).unwrap_or_default();
+        (recall, if self.resumed { String::new() } else { lines })
+    }
+
+    fn cells(&self) -> Vec<Arc<LoopStats>> {
+        self.loops.iter().map(|handle| handle.stats.clone()).collect()
+    }
+
+    fn ledger(&self, ingest: &Ingest) -> Ledger {
         let sources = Sources {
             apps: self.apps.clone(),
-            queues: queues.clone(),
+            queues: self.queues.clone(),
             ingest: ingest.clone(),
             hub: self.hub.clone(),
-            loops: cells.clone(),
+            loops: self.cells(),
             shared: self.shared.is_some(),
             published: Mutex::default(),
         };
-        let ledger = Ledger::start(sources, self.data.as_ref().map(DataDir::life));
-        let nodes = self.shared.as_ref().map(|shared| shared.report(report(http, &self.config, cells.clone())));
-        let metrics = Admin::new(ledger.clone(), answers, readiness.clone(), nodes.clone());
-        let metrics = Arc::new(metrics.with_firehoses(firehoses.clone()));
-        // The admin listener outlives the drain, so that it can be watched.
-        let (end, ending) = watch::channel(false);
-        tokio::spawn(door::serve_only(self.admin, metrics, ending));
-        println!("listening http={http}");
-        if let Some(http) = push_stream {
-            println!("push-stream http={http}");
-        }
-        println!("admin http={admin}");
-        if self.config.dev {
-            println!("{}", demo::banner(http, admin));
-        }
+        Ledger::start(sources, self.data.as_ref().map(DataDir::life))
+    }
+}
+
+impl Open {
+    /// Returns when the server is told to stop.
+    async fn run(&mut self, mut reloads: mpsc::Receiver<Config>, signals: &mut Signals) -> anyhow::Result<()> {
+        let mut revocations = self.node.tokens.changes();
         loop {
             tokio::select! {
-                Some(config) = reloads.recv() => {
-                    if let (Some(shared), Some(settings)) = (&self.shared, &config.redis) {
-                        shared.change(settings).await;
-                    }
-                    queues.reload(&config).await;
-                    reload(&self.apps, &config, &self.loops).await;
-                    firehoses.reload(&config);
-                    ingest.reload(&config);
-                    reread(self.certificates.as_ref());
-                }
+                Some(config) = reloads.recv() => self.reload(&config).await,
                 Ok(()) = revocations.changed() => {
                     let changes = *revocations.borrow_and_update();
-                    recheck(&self.loops).await;
-                    self.tokens.heed(changes);
+                    recheck(&self.node.loops).await;
+                    self.node.tokens.heed(changes);
                 }
-                ended = &mut door => ended?.context("the public listener failed")?,
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
+                ended = &mut self.door => ended?.context("the public listener failed")?,
+                () = signals.next() => return Ok(()),
             }
         }
-        tracing::info!(drain_s = self.config.drain_s, "stopping; a second signal ends at once");
-        readiness.set(Unready::Stopping, true);
-        stop.send_replace(true);
-        queues.stop();
-        firehoses.stop();
-        // Its publications are confirmed by loops that still run.
-        tokio::select! {
-            () = ingest.stop(LAST_JOBS) => {}
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+    }
+
+    async fn reload(&self, config: &Config) {
+        let node = &self.node;
+        if let (Some(shared), Some(settings)) = (&node.shared, &config.redis) {
+            shared.change(settings).await;
         }
-        self.hub.part();
+        node.queues.reload(config).await;
+        reload(&node.apps, config, &node.loops).await;
+        node.firehoses.reload(config);
+        self.ingest.reload(config);
+        reread(node.certificates.as_ref());
+    }
+
+    /// Ends in good order, or, on a second signal, at once.
+    async fn stop(mut self, mut signals: Signals) {
+        tracing::info!(drain_s = self.node.config.drain_s, "stopping; a second signal ends at once");
+        self.node.readiness.set(Unready::Stopping, true);
+        self.close.send_replace(true);
+        self.node.queues.stop();
+        self.node.firehoses.stop();
         tokio::select! {
-            () = drain(&self.loops, self.threads, &self.hub, self.config.drain_s) => {
-                // What the loops said last may still be on its way through hyper.
-                let _ = tokio::time::timeout(LAST_ANSWERS, served.recv()).await;
-                if let (Some(data), Some(memory)) = (&self.data, &self.memory) {
-                    data.put_history(&memory.save().await);
-                }
-            }
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            () = self.drain() => {}
+            () = signals.next() => {}
         }
-        ledger.stop().await;
-        queues.close().await;
-        if let Some(nodes) = nodes {
+        self.ledger.stop().await;
+        self.node.queues.close().await;
+        if let Some(nodes) = &self.nodes {
             nodes.leave().await;
         }
-        end.send_replace(true);
-        Ok(())
+        self.close_admin.send_replace(true);
+    }
+
+    async fn drain(&mut self) {
+        // First: what pipelines publish is confirmed by loops that still run.
+        self.ingest.stop(LAST_JOBS).await;
+        let Node { config, data, memory, hub, loops, threads, .. } = &self.node;
+        hub.part();
+        drain(loops, threads, hub, config.drain_s).await;
+        // What the loops said last may still be on its way through hyper.
+        let _ = tokio::time::timeout(LAST_ANSWERS, self.served.recv()).await;
+        if let (Some(data), Some(memory)) = (data, memory) {
+            data.put_history(&memory.save().await);
+        }
+    }
+}
+
+/// Says on standard output what is where.
+fn announce(http: SocketAddr, push_stream: Option<SocketAddr>, admin: SocketAddr, dev: bool) {
+    println!("listening http={http}");
+    if let Some(http) = push_stream {
+        println!("push-stream http={http}");
+    }
+    println!("admin http={admin}");
+    if dev {
+        println!("{}", demo::banner(http, admin));
     }
 }
 
@@ -385,10 +444,6 @@ fn memory_broker(routes: Arc<Routes>, history: Option<History>) -> MemoryBroker 
         Some(snapshot) => MemoryBroker::resume(routes, epoch(), snapshot),
         None => MemoryBroker::start(routes, epoch()),
     }
-}
-
-fn start_hub(routes: Arc<Routes>, broker: impl Broker + 'static, presence: impl PresenceStore + 'static) -> Hub {
-    Hub::start(routes, Arc::new(broker), Arc::new(presence))
 }
 
 fn start_loops(prepared: Vec<shard_loop::Prepared>, kit: &Kit) -> anyhow::Result<Vec<JoinHandle<()>>> {
@@ -442,7 +497,7 @@ fn reread(certificates: Option<&Certificates>) {
 }
 
 /// Closes every connection, spread over the drain time, then delivers what the broker still holds.
-async fn drain(loops: &[LoopHandle], threads: Vec<JoinHandle<()>>, hub: &Hub, drain_s: u32) {
+async fn drain(loops: &[LoopHandle], threads: &[JoinHandle<()>], hub: &Hub, drain_s: u32) {
     for handle in loops {
         handle.orders.send(Order::Drain { over_ms: u64::from(drain_s) * 1000 }).await;
     }

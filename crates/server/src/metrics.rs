@@ -42,7 +42,7 @@ pub struct Admin {
     registry: Registry,
     readiness: Readiness,
     queues: QueueCounts,
-    firehoses: Option<FirehoseCounts>,
+    firehoses: FirehoseCounts,
     ledger: Ledger,
 }
 
@@ -59,26 +59,26 @@ impl Answers {
 
 impl Admin {
     /// Serves what the ledger knows, and what else there is to count.
-    pub fn new(ledger: Ledger, answers: Arc<Answers>, readiness: Readiness, nodes: Option<Nodes>) -> Self {
+    pub fn new(
+        ledger: Ledger,
+        firehoses: Firehoses,
+        answers: Arc<Answers>,
+        readiness: Readiness,
+        nodes: Option<Nodes>,
+    ) -> Self {
         let Sources { apps, queues, ingest, loops: cells, .. } = ledger.sources();
         let (apps, queues, ingest, cells) = (apps.clone(), queues.clone(), ingest.clone(), cells.clone());
+        let (queues, firehoses) = (QueueCounts::new(queues), FirehoseCounts::new(firehoses));
         let mut registry = Registry::with_prefix("fanfare");
         registry.register_collector(Box::new(Cells { apps, cells, answers }));
         if let Some(nodes) = nodes {
             registry.register_collector(Box::new(Shards(nodes)));
         }
-        let queues = QueueCounts::new(queues);
         registry.register_collector(Box::new(queues.clone()));
         registry.register_collector(Box::new(PipelineCounts(ingest)));
+        registry.register_collector(Box::new(firehoses.clone()));
         registry.register_collector(Box::new(LedgerCounts(ledger.clone())));
-        Admin { registry, readiness, queues, firehoses: None, ledger }
-    }
-
-    /// Tells of these, too.
-    pub fn with_firehoses(mut self, firehoses: Firehoses) -> Self {
-        let counts = FirehoseCounts::new(firehoses);
-        self.registry.register_collector(Box::new(counts.clone()));
-        Admin { firehoses: Some(counts), ..self }
+        Admin { registry, readiness, queues, firehoses, ledger }
     }
 
     /// `?minutes=N` says how many of the last minutes are wanted, `?format=text` that a person reads it.
@@ -101,9 +101,7 @@ impl Admin {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         self.queues.look().await;
-        if let Some(firehoses) = &self.firehoses {
-            firehoses.look().await;
-        }
+        self.firehoses.look().await;
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
