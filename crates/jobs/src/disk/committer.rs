@@ -352,12 +352,13 @@ impl Room {
         Ok(())
     }
 
+    /// Counted now, or a little while ago, less what was put since.
     fn free_bytes(&mut self) -> io::Result<u64> {
         if let Some((free_bytes, at, put_bytes)) = self.known
             && at.elapsed() < ROOM_ASKED_EVERY
             && put_bytes < ROOM_ASKED_BYTES
         {
-            return Ok(free_bytes);
+            return Ok(free_bytes.saturating_sub(put_bytes));
         }
         let free_bytes = folder::free_bytes(&self.folder)?;
         self.known = Some((free_bytes, Instant::now(), 0));
