@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -89,6 +89,23 @@ fn an_edge_that_hangs_and_then_is_down_is_waited_for_in_order() {
     eventually("all are finished", || server.count("finished") == 60);
     let totals = totals(&server);
     assert_eq!((&totals["failed"], &totals["claimed"]), (&json!(0), &json!(60)), "no attempt was used up");
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_a_sink_that_hangs() {
+    let edge = Server::start(&one_app(""));
+    let between = Proxy::to(edge.addr);
+    between.stall_both();
+    let sink = format!("{{ sink = \"http\", urls = [\"http://{}\"], timeout_ms = 60000 }}", between.addr);
+    let mut server = Server::start(&format!("drain_s = 60\n{}", config(ROUTE, &sink)));
+    server.put([comment(1)]);
+    eventually("it is under way", || server.count("claimed") == 1);
+    server.signal("TERM");
+    eventually("it is stopping", || server.log().contains("stopping"));
+    let begin = Instant::now();
+    server.signal("TERM");
+    server.wait();
+    assert!(begin.elapsed() < Duration::from_secs(4), "it waited for {:?}", begin.elapsed());
 }
 
 #[test]
