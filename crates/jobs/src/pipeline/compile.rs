@@ -132,7 +132,7 @@ impl fmt::Display for Wrong {
 
 /// Compiles a pipeline.
 pub fn compile(written: &Written, shared: &Shared) -> Result<Pipeline, Wrong> {
-    let mut compiler = Compiler { written, shared, slots: Vec::new(), decoded: false };
+    let mut compiler = Compiler { written, shared, slots: Vec::new(), decoded: Decoded::No };
     compiler.list(None, &written.stages, 0)?;
     let traced = compiler.slots.iter().any(|slot| slot.kind == "trace");
     let (name, queue) = (written.name.as_str().into(), written.queue.as_str().into());
@@ -143,8 +143,16 @@ struct Compiler<'a> {
     written: &'a Written,
     shared: &'a Shared,
     slots: Vec<Slot>,
-    /// Whether a stage so far decodes.
-    decoded: bool,
+    decoded: Decoded,
+}
+
+/// What the stages so far make of a job's bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Decoded {
+    No,
+    /// Lines, which can be decoded further.
+    Lines,
+    Yes,
 }
 
 impl Compiler<'_> {
@@ -209,18 +217,19 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// Bytes are decoded once, before anything that needs fields.
+    /// Bytes are decoded once, before anything that needs fields; lines of them may be decoded each.
     fn check_order(&mut self, kind: &StageKind) -> Result<(), Bad> {
-        match (kind.reads, self.decoded) {
-            (Reads::Bytes, true) => Err(Bad::at("stage", "the record is decoded already")),
-            (Reads::Fields, false) => {
-                Err(Bad::at("stage", "needs a decoded record: put `json`, `form`, `lines` or `raw` before it"))
+        self.decoded = match (kind.reads, self.decoded) {
+            (Reads::Bytes | Reads::Text, Decoded::No) if kind.name == "lines" => Decoded::Lines,
+            (Reads::Bytes | Reads::Text, Decoded::No) | (Reads::Text, Decoded::Lines) => Decoded::Yes,
+            (Reads::Bytes | Reads::Text, _) => return Err(Bad::at("stage", "the record is decoded already")),
+            (Reads::Fields, Decoded::No) => {
+                let message = "needs a decoded record: put `json`, `form`, `lines` or `raw` before it";
+                return Err(Bad::at("stage", message));
             }
-            (reads, decoded) => {
-                self.decoded = decoded || reads == Reads::Bytes;
-                Ok(())
-            }
-        }
+            (Reads::Fields | Reads::Any, decoded) => decoded,
+        };
+        Ok(())
     }
 
     /// Counters need a name of their own.

@@ -30,6 +30,8 @@ pub(super) struct StageKind {
 pub(super) enum Reads {
     /// Bytes: it decodes them.
     Bytes,
+    /// Bytes too, or what `lines` made of them.
+    Text,
     /// What a decode stage left.
     Fields,
     /// Either.
@@ -163,6 +165,7 @@ fn describe(page: &mut String, kind: &StageKind) {
     }
     let needs = match kind.reads {
         Reads::Bytes => "Takes a job's bytes: it comes first.",
+        Reads::Text => "Takes a job's bytes: it comes first; or, after `lines`, the text of each line.",
         Reads::Fields => "Takes decoded records.",
         Reads::Any => "Takes decoded records and others.",
     };

@@ -9,12 +9,15 @@ use crate::pipeline::stage::{At, Failed, OnError, Outcome, Stage};
 
 const BYTES_MAX: Key = default("bytes_max", "number", "1048576", "Longer ones fail.");
 
+/// The field that `lines` makes.
+const LINE: &str = "line";
+
 pub(crate) const KINDS: &[StageKind] = &[
     StageKind {
         name: "json",
-        summary: "Reads the job's data as JSON.",
+        summary: "Reads the job's data as JSON; after `lines`, each line of it (NDJSON).",
         keys: &[BYTES_MAX, default("depth_max", "number", "32", "Values nested deeper fail; 100 at most.")],
-        reads: Reads::Bytes,
+        reads: Reads::Text,
         on_error: OnError::DeadLetter,
         build: json,
     },
@@ -22,13 +25,14 @@ pub(crate) const KINDS: &[StageKind] = &[
         name: "form",
         summary: "Reads the job's data as a form (`a=1&b=2`), into fields that are strings. The last of a name wins.",
         keys: &[BYTES_MAX],
-        reads: Reads::Bytes,
+        reads: Reads::Text,
         on_error: OnError::DeadLetter,
         build: form,
     },
     StageKind {
         name: "lines",
-        summary: "Makes a record of each line that is not empty: `{\"line\": \"…\"}`.",
+        summary: "Makes a record of each line that is not empty: `{\"line\": \"…\"}`. A `json` or `form` behind it reads each \
+                  line in its turn: one that it fails stalls the job, or is dropped by itself with `on_error = \"drop\"`.",
         keys: &[BYTES_MAX, default("records_max", "number", "1000", "With more lines the job fails.")],
         reads: Reads::Bytes,
         on_error: OnError::DeadLetter,
@@ -114,7 +118,7 @@ impl Stage for Lines {
             return Err(format!("more than {} lines", self.records_max).into());
         }
         let of = |(index, line): (usize, &&str)| {
-            let body = Body::Json(Map::from_iter([("line".into(), Value::from(*line))]).into());
+            let body = Body::Json(Map::from_iter([(LINE.into(), Value::from(*line))]).into());
             Some(Record { id: record.id.part(index)?, body, ..record.clone() })
         };
         let records: Option<Vec<Record>> = lines.iter().enumerate().map(of).collect();
@@ -142,11 +146,15 @@ fn bytes_max(params: &Params) -> Result<usize, Bad> {
     Ok(params.number("bytes_max", 1..=64 << 20)? as usize)
 }
 
+/// What there is to decode: the job's data, or what [`Lines`] has left of it.
 fn bytes(record: &Record, bytes_max: usize) -> Result<&[u8], Failed> {
-    match &record.body {
-        Body::Raw(bytes) if bytes.len() <= bytes_max => Ok(bytes),
-        Body::Raw(_) => Err(format!("the data has more than {bytes_max} bytes").into()),
-        Body::Json(_) => Err("the record is decoded already".into()),
+    let bytes: &[u8] = match &record.body {
+        Body::Raw(bytes) => bytes,
+        Body::Json(value) => value.get(LINE).and_then(Value::as_str).ok_or("there is no line")?.as_bytes(),
+    };
+    match bytes.len() <= bytes_max {
+        true => Ok(bytes),
+        false => Err(format!("the data has more than {bytes_max} bytes").into()),
     }
 }
 
@@ -159,7 +167,7 @@ mod tests {
     use serde_json::json;
 
     use crate::pipeline::Shared;
-    use crate::pipeline::testing::{compiled, record, run};
+    use crate::pipeline::testing::{compiled, record, run, wrong};
 
     #[test]
     fn data_is_decoded_or_refused() {
@@ -185,6 +193,49 @@ mod tests {
             let steps = run(&compiled(json!([stage]), &Shared::default()), record(data));
             assert_eq!(json!(steps), expected, "{stage} of {data}");
         }
+    }
+
+    #[test]
+    fn each_line_is_decoded_in_its_turn() {
+        let failed = |why: &str| json!({ "failed": why, "retry": false });
+        let cases = [
+            (json!([{ "stage": "json" }]), "{\"a\":1}\r\n\n[2]", json!([{ "a": 1 }, [2]])),
+            (json!([{ "stage": "json" }]), "1\nx\n3", json!([1, failed("not JSON, at line 1 column 1"), 3])),
+            (json!([{ "stage": "json", "on_error": "drop" }]), "1\nx\n3", json!([1, { "dropped": "error" }, 3])),
+            (
+                json!([{ "stage": "json", "bytes_max": 2 }]),
+                "10\n100",
+                json!([10, failed("the data has more than 2 bytes")]),
+            ),
+            (json!([{ "stage": "form" }]), "a=1\na=2", json!([{ "a": "1" }, { "a": "2" }])),
+            (
+                json!([{ "stage": "condition", "where": "line != '#'" }, { "stage": "json" }]),
+                "#\n1",
+                json!([{ "dropped": "condition" }, 1]),
+            ),
+            (
+                json!([{ "stage": "drop", "fields": ["line"] }, { "stage": "json" }]),
+                "1",
+                json!([failed("there is no line")]),
+            ),
+        ];
+        for (behind, data, expected) in cases {
+            let mut stages = json!([{ "stage": "lines" }]);
+            stages.as_array_mut().unwrap().extend(behind.as_array().unwrap().iter().cloned());
+            let steps = run(&compiled(stages.clone(), &Shared::default()), record(data));
+            assert_eq!(json!(steps), expected, "{stages} of {data}");
+        }
+    }
+
+    #[test]
+    fn what_is_decoded_is_not_decoded_again() {
+        for stages in [["json", "json"], ["lines", "lines"], ["lines", "raw"], ["json", "lines"]] {
+            let stages = stages.map(|stage| json!({ "stage": stage }));
+            let message = wrong(json!(stages), &Shared::default());
+            assert!(message.ends_with("the record is decoded already"), "{message}");
+        }
+        let stages = ["lines", "json", "json"].map(|stage| json!({ "stage": stage }));
+        assert!(wrong(json!(stages), &Shared::default()).contains("stage 3 (json)"));
     }
 
     #[test]
