@@ -105,6 +105,8 @@ pub enum Step {
     Copied {
         /// The pipeline.
         to: Arc<str>,
+        /// How many stages before this one give it copies too.
+        nth: usize,
         /// What the record was at the time.
         record: Record,
     },
@@ -170,7 +172,9 @@ impl Pipeline {
                 Ok(Outcome::Many(many)) => waiting.extend(many.into_iter().rev().map(|record| (index + 1, record))),
                 Ok(Outcome::Held(record, hold)) => steps.push(Step::Held { stage: index, record, hold }),
                 Ok(Outcome::Copied(record, to)) => {
-                    steps.push(Step::Copied { to, record: record.clone() });
+                    let nth =
+                        self.stages[..index].iter().filter(|before| before.stage.copies_to() == Some(&to)).count();
+                    steps.push(Step::Copied { to, nth, record: record.clone() });
                     waiting.push((index + 1, record));
                 }
                 Ok(Outcome::Dropped(reason)) => steps.push(Step::Dropped { stage: index, id, reason }),

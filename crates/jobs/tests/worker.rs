@@ -270,15 +270,15 @@ async fn what_several_pipelines_say_of_a_job_has_names_of_its_own() {
     let (bench, target) = (Bench::new(1), Target::start().await);
     let sinks = || json!([http(&target)]);
     let trial = shadow("trial", json!([]), sinks());
-    let first = lane("first", json!([{ "stage": "tee", "to": "other" }]), sinks());
+    let first = lane("first", json!([{ "stage": "tee", "to": "other" }, { "stage": "tee", "to": "other" }]), sinks());
     let other = lane("other", json!([]), sinks());
     let _worker = bench.worker(&[&trial, &first, &other], SETTINGS);
     bench.put([Spec { idempotency_key: Some("post-17".into()), ..job("x") }]).await;
-    until(|| target.heard().len() == 4).await;
+    until(|| target.heard().len() == 5).await;
     let mut ids: Vec<_> =
         target.heard().iter().map(|heard| heard.headers["x-fanfare-event-id"].to_str().unwrap().to_owned()).collect();
     ids.sort();
-    assert_eq!(ids, ["post-17", "post-17/first>other", "post-17/other", "post-17/trial"]);
+    assert_eq!(ids, ["post-17", "post-17/first>other", "post-17/first>other.1", "post-17/other", "post-17/trial"]);
 }
 
 #[tokio::test]

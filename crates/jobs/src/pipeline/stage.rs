@@ -168,6 +168,11 @@ pub trait Stage: Send + Sync {
     /// What becomes of a record.
     fn apply(&self, record: Record, at: &At) -> Result<Outcome, Failed>;
 
+    /// Whose sinks it gives copies to, if it does.
+    fn copies_to(&self) -> Option<&str> {
+        None
+    }
+
     /// What the stage counts beside what all stages do: names and numbers, of which there is a bound.
     fn figures(&self) -> Vec<(String, u64)> {
         Vec::new()

@@ -43,7 +43,7 @@ fn say(step: &Step) -> Value {
             Body::Raw(bytes) => json!({ "raw bytes": bytes.len() }),
         },
         Step::Held { hold, .. } => json!({ "held": format!("{hold:?}") }),
-        Step::Copied { to, record } => json!({ "copied": **to, "text": record.text().expect("it is text") }),
+        Step::Copied { to, record, .. } => json!({ "copied": **to, "text": record.text().expect("it is text") }),
         Step::Dropped { reason, .. } => json!({ "dropped": reason.as_str() }),
         Step::Failed { retry, why, .. } => json!({ "failed": why, "retry": retry }),
     }

@@ -129,10 +129,15 @@ impl Plan {
         (first.is_none_or(|first| first.pipeline.name() != name)).then(|| name.clone())
     }
 
-    /// Hands a copy to all sinks of the named pipeline. A reload may have taken that away.
-    pub(super) fn copy(&self, from: &str, to: &str, record: Record) {
+    /// Hands a copy to all sinks of the named pipeline; `nth` tells it from those that other stages of the same pipeline give.
+    /// A reload may have taken that pipeline away.
+    pub(super) fn copy(&self, from: &str, to: &str, nth: usize, record: Record) {
         let Some(lane) = self.lanes.iter().find(|lane| **lane.pipeline.name() == *to) else { return };
-        let record = Arc::new(Record { branch: Some(format!("{from}>{to}").into()), ..record });
+        let branch = match nth {
+            0 => format!("{from}>{to}"),
+            nth => format!("{from}>{to}.{nth}"),
+        };
+        let record = Arc::new(Record { branch: Some(branch.into()), ..record });
         lane.passed.count(|passed| passed.copied += 1);
         (0..lane.outlets.len()).for_each(|outlet| lane.offer(outlet, &record));
     }

@@ -154,7 +154,7 @@ impl Run {
         let mut settled = Settled::nothing(lane);
         match step {
             Step::Through(record) => settled.through.add(record),
-            Step::Copied { to, record } => self.plan.copy(lane.pipeline.name(), &to, record),
+            Step::Copied { to, nth, record } => self.plan.copy(lane.pipeline.name(), &to, nth, record),
             Step::Dropped { .. } => settled.dropped += 1,
             Step::Failed { stage, retry, why, .. } => {
                 let why = format!("{}/{}: {why}", lane.pipeline.name(), lane.pipeline.stages()[stage].name);

@@ -74,6 +74,10 @@ impl Stage for Tee {
     fn apply(&self, record: Record, _: &At) -> Result<Outcome, Failed> {
         Ok(Outcome::Copied(record, self.0.clone()))
     }
+
+    fn copies_to(&self) -> Option<&str> {
+        Some(&self.0)
+    }
 }
 
 struct Log {
