@@ -1,22 +1,16 @@
 //! `jobs`: puts into a queue through the HTTP API, in batches; every one of them acknowledged.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::value_parser;
 
-use crate::load::Repeated;
-use crate::publisher::{Accept, Publisher};
-use crate::report::{Output, Report};
-use crate::target::Target;
+use crate::publisher::Accept;
+use crate::repeat::{Pace, Repeat};
 
 /// Options of `jobs`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: Output,
+    pace: Pace,
     /// The queue, which should have room: what is put stays there
     #[arg(long, default_value = "bench", value_name = "NAME")]
     queue: String,
@@ -29,37 +23,13 @@ pub struct Options {
     /// Bytes of data in each job
     #[arg(long, short, default_value_t = 300, value_parser = value_parser!(u32).range(1..=100_000))]
     size: u32,
-    /// How long to measure
-    #[arg(long, default_value_t = 5.0, value_name = "S")]
-    seconds: f64,
-    /// Requests per second, instead of as many as there can be
-    #[arg(long, value_name = "R")]
-    rate: Option<f64>,
 }
 
-/// Before measuring: connections warm, threads awake.
-const WARMUP: Duration = Duration::from_millis(500);
-
 pub fn run(options: &Options) -> Result<()> {
-    let Options { target, output, .. } = options;
-    let path = target.path(&format!("queues/{}/jobs", options.queue));
-    let load = |time| Repeated::new(target, path.clone(), body(options), time);
-
-    let mut publisher = Publisher::open(target, options.in_flight, Accept::Success)?;
-    publisher.run(&mut load(WARMUP), options.rate)?;
-    let before = output.server_usage()?;
-    let flow = publisher.run(&mut load(Duration::from_secs_f64(options.seconds)), options.rate)?;
-    let after = output.server_usage()?;
-
-    let took_s = (flow.ended_ns - flow.began_ns).max(1) as f64 / 1e9;
-    let jobs = flow.answered * u64::from(options.batch);
-    let mut report = Report::new("jobs");
-    report.figure("requests", flow.answered as f64);
-    report.figure("requests_per_s", flow.answered as f64 / took_s);
-    report.figure("jobs_per_s", jobs as f64 / took_s);
-    report.server(before.zip(after), "request", flow.answered);
-    report.latency("answer", &flow.latency);
-    report.finish(output)
+    let Options { pace, queue, in_flight, batch, .. } = options;
+    let path = pace.target.path(&format!("queues/{queue}/jobs"));
+    let (accept, holds) = (Accept::Success, (*batch, "jobs_per_s"));
+    pace.run("jobs", &Repeat { path, body: body(options), in_flight: *in_flight, accept, holds })
 }
 
 fn body(options: &Options) -> Vec<u8> {

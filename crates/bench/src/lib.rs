@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   verbs      fanout · connect · idle · publish · jobs · mixed · longpoll · resume · compare
-//!              one file each: options, run, report
+//!              one file each: options, run, report (those that only repeat a request: repeat)
 //!   sending    publisher (lanes of HTTP) ── load (what to send) ── plan (which lane, which channel)
 //!   receiving  crew (starts processes) ══ control socket ══ receiver ── subscriber ── ledger (what arrived)
 //!   words      transport (what opens a subscription) · wire (WebSockets) · http · sse
@@ -36,6 +36,7 @@ mod publish;
 mod publisher;
 mod raw;
 mod receiver;
+mod repeat;
 mod report;
 mod resume;
 mod sse;

@@ -35,9 +35,10 @@ pub struct Report {
     wrong: Vec<String>,
 }
 
-/// Latencies in microseconds.
+/// Latencies in microseconds, the mean beside them.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Percentiles {
+    mean: f64,
     p50: f64,
     p90: f64,
     p99: f64,
@@ -48,11 +49,18 @@ struct Percentiles {
 impl Percentiles {
     fn of(histogram: &Histogram<u64>) -> Percentiles {
         let us = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        Percentiles { p50: us(0.5), p90: us(0.9), p99: us(0.99), p999: us(0.999), max: histogram.max() as f64 / 1e3 }
+        Percentiles {
+            mean: histogram.mean() / 1e3,
+            p50: us(0.5),
+            p90: us(0.9),
+            p99: us(0.99),
+            p999: us(0.999),
+            max: histogram.max() as f64 / 1e3,
+        }
     }
 
-    fn columns(&self) -> [f64; 5] {
-        [self.p50, self.p90, self.p99, self.p999, self.max]
+    fn columns(&self) -> [f64; 6] {
+        [self.mean, self.p50, self.p90, self.p99, self.p999, self.max]
     }
 }
 
@@ -114,8 +122,8 @@ impl Report {
         if !self.latencies.is_empty() {
             writeln!(
                 out,
-                "{:<34} {:>10} {:>10} {:>10} {:>10} {:>10}",
-                "latency, us", "p50", "p90", "p99", "p99.9", "max"
+                "{:<34} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+                "latency, us", "mean", "p50", "p90", "p99", "p99.9", "max"
             )?;
         }
         for (of, percentiles) in &self.latencies {
