@@ -1,6 +1,6 @@
 //! The verbs of `fanfare-bench` (and of `fanfare bench`). Each verb's options stand in the verb's own file.
 
-use crate::{compare, connect, fanout, idle, jobs, longpoll, mixed, publish, raw, resume};
+use crate::{compare, connect, fanout, idle, ingest, jobs, longpoll, mixed, publish, raw, resume};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,8 @@ pub enum Verb {
     Publish(publish::Options),
     /// Put jobs into a queue, in batches, each answered when the queue has it
     Jobs(jobs::Options),
+    /// End to end: from a record's POST into a queue, through a pipeline, to every reader of its four channels
+    Ingest(ingest::Options),
     /// Latency of a quiet app while another app is published to without pause
     Mixed(mixed::Options),
     /// Rounds of long-polling: one publication answers everybody, and everybody asks again

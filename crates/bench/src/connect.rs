@@ -6,7 +6,7 @@ use clap::value_parser;
 use crate::crew::{Clients, Crew, Roster};
 use crate::fanout::run_number;
 use crate::ledger::Terms;
-use crate::plan::Plan;
+use crate::plan::{Plan, Reach};
 use crate::receiver::Afterwards;
 use crate::report::{Output, Report};
 use crate::stamp::STAMP_LEN;
@@ -51,6 +51,6 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Terms of subscribers that nothing will be published to.
 pub fn listening_only(channels: u32) -> Terms {
-    let plan = Plan { lanes: 1, channels, batch: 1 };
+    let plan = Plan { lanes: 1, channels, batch: 1, reach: Reach::One };
     Terms { plan, run: run_number(), size: STAMP_LEN, measured_from: 0 }
 }

@@ -14,7 +14,7 @@ use crate::crew::{Clients, Crew, Roster};
 use crate::ledger::{Counts, PUBLICATIONS_MAX, Terms};
 use crate::load::{Counted, Stamped};
 use crate::machine::Usage;
-use crate::plan::Plan;
+use crate::plan::{Plan, Reach};
 use crate::publisher::{Accept, Publisher};
 use crate::receiver::Afterwards;
 use crate::report::{Output, Report};
@@ -70,7 +70,7 @@ pub struct Options {
 
 impl Options {
     fn plan(&self) -> Plan {
-        Plan { lanes: self.in_flight, channels: self.channels, batch: self.batch }
+        Plan { lanes: self.in_flight, channels: self.channels, batch: self.batch, reach: Reach::One }
     }
 
     fn patience(&self) -> Duration {
@@ -244,8 +244,8 @@ pub fn account(report: &mut Report, counts: &Counts, expected: u64, out_of_step:
     report.must_be_none("subscribers_out_of_step", if exact { out_of_step } else { 0 });
 }
 
-/// Hides itself where nobody looks.
-fn progress_bar(requests: u32) -> ProgressBar {
+/// Of so many requests; hides itself where nobody looks.
+pub fn progress_bar(requests: u32) -> ProgressBar {
     let bar = ProgressBar::new(u64::from(requests));
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} requests, {per_sec}, {eta} left");
     bar.set_style(style.expect("the template is well formed"));

@@ -137,7 +137,7 @@ impl Ledger {
         let data = data.get(..*size)?;
         let stamp = Stamp::read(data)?;
         let ours = stamp.run == *run && stamp.id < PUBLICATIONS_MAX && stamp.sequence <= stamp.id;
-        (ours && plan.channel(stamp.id) == channel && filler_intact(&data[STAMP_LEN..])).then_some(stamp)
+        (ours && plan.channels_of(stamp.id).contains(&channel) && filler_intact(&data[STAMP_LEN..])).then_some(stamp)
     }
 
     #[inline]
@@ -283,11 +283,12 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Reach;
 
     const SIZE: usize = 50;
 
     fn ledger(lanes: u32, subscribers: usize) -> Ledger {
-        let plan = Plan { lanes, channels: 1, batch: 1 };
+        let plan = Plan { lanes, channels: 1, batch: 1, reach: Reach::One };
         Ledger::new(Terms { plan, run: 7, size: SIZE, measured_from: 0 }, subscribers)
     }
 

@@ -4,7 +4,7 @@
 //! `raw` reference in this crate, any other server of the Pusher protocol, or nchan.
 //!
 //! ```text
-//!   verbs      fanout · connect · idle · publish · jobs · mixed · longpoll · resume · compare
+//!   verbs      fanout · connect · idle · publish · jobs · ingest · mixed · longpoll · resume · compare
 //!              one file each: options, run, report (those that only repeat a request: repeat)
 //!   sending    publisher (lanes of HTTP) ── load (what to send) ── plan (which lane, which channel)
 //!   receiving  crew (starts processes) ══ control socket ══ receiver ── subscriber ── ledger (what arrived)
@@ -24,6 +24,7 @@ mod crew;
 mod fanout;
 mod http;
 mod idle;
+mod ingest;
 mod jobs;
 mod ledger;
 mod load;
@@ -56,6 +57,7 @@ pub fn run(args: cli::Args) -> anyhow::Result<()> {
         Verb::Idle(options) => idle::run(&options),
         Verb::Publish(options) => publish::run(&options),
         Verb::Jobs(options) => jobs::run(&options),
+        Verb::Ingest(options) => ingest::run(&options),
         Verb::Mixed(options) => mixed::run(&options),
         Verb::Longpoll(options) => longpoll::run(&options),
         Verb::Resume(options) => resume::run(&options),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::ledger::Terms;
 use crate::plan::Plan;
 use crate::stamp::Stamp;
 use crate::target::{Dialect, Target, unix_s};
@@ -23,6 +24,18 @@ pub enum Composed {
     NoMore,
 }
 
+/// What the stamped data is inside of when it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrapping {
+    /// An event for one channel.
+    Event,
+    /// A job, of which a pipeline makes publications on all channels.
+    Record,
+}
+
+/// The members of a record that say where it goes: the `n`th has the name of the `n`th channel.
+pub const RECORD_ROUTES: [&str; 4] = ["forum", "thread", "user", "post"];
+
 /// Stamped publications, of which each has a number and its time.
 pub struct Stamped<'a> {
     target: &'a Target,
@@ -30,6 +43,7 @@ pub struct Stamped<'a> {
     plan: Plan,
     run: u16,
     size: usize,
+    wrapping: Wrapping,
     path: String,
     /// Sequences given out so far, for each lane and channel.
     sequences: Vec<u32>,
@@ -45,10 +59,18 @@ impl<'a> Stamped<'a> {
             plan,
             run,
             size,
+            wrapping: Wrapping::Event,
             path: target.path(resource),
             sequences: vec![0; plan.slots()],
             body: Vec::new(),
         }
+    }
+
+    /// The same as jobs for a queue, whose pipeline publishes them. A lane's have a key in common, which keeps their order.
+    pub fn records(target: &'a Target, channel_prefix: &'a str, terms: &Terms, queue: &str) -> Stamped<'a> {
+        let Terms { plan, run, size, .. } = *terms;
+        let path = target.path(&format!("queues/{queue}/jobs"));
+        Stamped { wrapping: Wrapping::Record, path, ..Stamped::new(target, channel_prefix, plan, run, size) }
     }
 
     /// Appends the whole request of this number.
@@ -60,19 +82,35 @@ impl<'a> Stamped<'a> {
             let channel = wire::channel_name(self.channel_prefix, self.plan.channel(first));
             return self.target.bare_post(&channel, &self.body, out);
         }
-        if self.plan.batch == 1 {
-            self.event(first, "channels\":[", "]");
-        } else {
-            self.body.extend_from_slice(b"{\"batch\":[");
-            for id in first..first + self.plan.batch {
-                if id > first {
-                    self.body.push(b',');
-                }
-                self.event(id, "channel\":", "");
-            }
-            self.body.extend_from_slice(b"]}");
+        match (self.wrapping, self.plan.batch) {
+            (Wrapping::Event, 1) => self.event(first, "channels\":[", "]"),
+            (Wrapping::Event, _) => self.list("batch", first, |all, id| all.event(id, "channel\":", "")),
+            (Wrapping::Record, _) => self.list("jobs", first, Self::record),
         }
         self.target.signed_post(&self.path, &self.body, out);
+    }
+
+    fn list(&mut self, name: &str, first: u32, mut append: impl FnMut(&mut Self, u32)) {
+        self.body.extend_from_slice(format!("{{\"{name}\":[").as_bytes());
+        for id in first..first + self.plan.batch {
+            if id > first {
+                self.body.push(b',');
+            }
+            append(self, id);
+        }
+        self.body.extend_from_slice(b"]}");
+    }
+
+    fn record(&mut self, id: u32) {
+        let head = format!(r#"{{"kind":"create","key":"lane-{}","data":{{"id":{id},"#, self.plan.lane(id));
+        self.body.extend_from_slice(head.as_bytes());
+        for (name, channel) in RECORD_ROUTES.iter().zip(0..) {
+            let channel = wire::channel_name(self.channel_prefix, channel);
+            self.body.extend_from_slice(format!(r#""{name}":"{channel}","#).as_bytes());
+        }
+        self.body.extend_from_slice(br#""author":"Ann O'Nymous","created":"2026-11-21T17:06:39Z","text":""#);
+        self.data(id);
+        self.body.extend_from_slice(b"\"}}");
     }
 
     fn event(&mut self, id: u32, open: &str, close: &str) {

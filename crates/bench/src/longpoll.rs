@@ -15,7 +15,7 @@ use crate::fanout::{DEFAULT_SIZE, SIZE, Step, account, run_number};
 use crate::ledger::Terms;
 use crate::load::Stamped;
 use crate::machine::wait_until_idle;
-use crate::plan::Plan;
+use crate::plan::{Plan, Reach};
 use crate::publisher::{Accept, Publisher};
 use crate::receiver::Afterwards;
 use crate::report::{Output, Report};
@@ -48,7 +48,7 @@ pub struct Options {
     patience_ms: u64,
 }
 
-const PLAN: Plan = Plan { lanes: 1, channels: 1, batch: 1 };
+const PLAN: Plan = Plan { lanes: 1, channels: 1, batch: 1, reach: Reach::One };
 
 pub fn run(options: &Options) -> Result<()> {
     let Options { target, clients, output, pollers, rounds, warmup, size, patience_ms } = options;

@@ -14,7 +14,7 @@ use crate::crew::{Clients, Crew, Roster};
 use crate::fanout::{DEFAULT_SIZE, SIZE, Step, account, run_number};
 use crate::ledger::{PUBLICATIONS_MAX, Tally, Terms};
 use crate::load::{Counted, Stamped};
-use crate::plan::Plan;
+use crate::plan::{Plan, Reach};
 use crate::publisher::{Accept, Flow, Publisher};
 use crate::receiver::Afterwards;
 use crate::report::{Output, Report};
@@ -72,7 +72,7 @@ impl Options {
     }
 
     fn terms(&self, measured_from: u32) -> Terms {
-        let plan = Plan { lanes: 1, channels: 1, batch: 1 };
+        let plan = Plan { lanes: 1, channels: 1, batch: 1, reach: Reach::One };
         Terms { plan, run: run_number(), size: self.size as usize, measured_from }
     }
 }

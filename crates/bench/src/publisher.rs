@@ -67,6 +67,8 @@ pub struct Flow {
     pub answered: u64,
     /// From handing over a request until its answer.
     pub latency: Histogram<u64>,
+    /// With a rate: how much later than its time a request was sent, at worst.
+    pub late_ns_max: u64,
 }
 
 impl Publisher {
@@ -91,9 +93,9 @@ impl Publisher {
             Some(rate) => began_ns + (f64::from(request - first) / rate * 1e9) as u64,
             None => began_ns,
         };
-        let mut flow = Flow { began_ns, ended_ns: began_ns, answered: 0, latency: latency_histogram() };
+        let mut flow = Flow { began_ns, ended_ns: began_ns, answered: 0, latency: latency_histogram(), late_ns_max: 0 };
         self.lanes.iter_mut().for_each(|lane| lane.state = State::Idle);
-        while self.send_what_is_due(load, &due_ns)? {
+        while self.send_what_is_due(load, &due_ns, &mut flow)? {
             self.await_answers(&due_ns, &mut flow, || load.answered())?;
         }
         flow.ended_ns = sys::monotonic_ns();
@@ -101,11 +103,17 @@ impl Publisher {
     }
 
     /// `false` when no lane sends or waits any more.
-    fn send_what_is_due(&mut self, load: &mut impl Load, due_ns: &impl Fn(u32) -> u64) -> Result<bool> {
+    fn send_what_is_due(
+        &mut self,
+        load: &mut impl Load,
+        due_ns: &impl Fn(u32) -> u64,
+        flow: &mut Flow,
+    ) -> Result<bool> {
         let step = self.lanes.len() as u32;
         let now_ns = sys::monotonic_ns();
         for lane in &mut self.lanes {
             if lane.state == State::Idle && due_ns(lane.next) <= now_ns {
+                flow.late_ns_max = flow.late_ns_max.max(now_ns - due_ns(lane.next));
                 lane.ask(load, step)?;
             }
         }

@@ -15,7 +15,7 @@ use crate::fanout::{DEFAULT_SIZE, SIZE, account, run_number};
 use crate::ledger::{Counts, Tally, Terms};
 use crate::load::{Counted, Stamped, Until};
 use crate::machine::wait_until_idle;
-use crate::plan::Plan;
+use crate::plan::{Plan, Reach};
 use crate::publisher::{Accept, Publisher};
 use crate::report::{Output, Report};
 use crate::sys;
@@ -54,7 +54,7 @@ pub struct Options {
     patience_ms: u64,
 }
 
-const PLAN: Plan = Plan { lanes: 1, channels: 1, batch: 1 };
+const PLAN: Plan = Plan { lanes: 1, channels: 1, batch: 1, reach: Reach::One };
 /// Heard by everybody before the cut, so that there is something to go on from.
 const HEARD_BEFORE: u32 = 5;
 

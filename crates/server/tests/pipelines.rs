@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "pipelines/measured.rs"]
+mod measured;
 #[path = "pipelines/trouble.rs"]
 mod trouble;
 
