@@ -15,7 +15,7 @@ use std::hash::BuildHasher;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use crate::job::{Entry, Failure, JobId, Lease, Phase, Spec, State};
+use crate::job::{Cancel, Entry, Failure, JobId, Lease, Phase, Spec, State};
 use crate::store::{Claim, Claimed, Counts, Limits, Page, Put, Query, StoreError, Totals};
 
 /// Where a job stands in the queue: places grow with each put and each retry.
@@ -153,16 +153,13 @@ impl Index {
         Ok(())
     }
 
-    pub(crate) fn cancel(
-        &mut self,
-        lease: Lease,
-        retry_at_ms: u64,
-        failure: Failure,
-        now_ms: u64,
-    ) -> Result<State, StoreError> {
-        let attempts_max = self.limits.attempts_max;
-        let state = self.change(lease.job, |entry| entry.cancel(lease, retry_at_ms, failure, attempts_max, now_ms))?;
-        self.failed(state);
+    pub(crate) fn cancel(&mut self, lease: Lease, cancel: Cancel, now_ms: u64) -> Result<State, StoreError> {
+        let (attempts_max, is_release) = (self.limits.attempts_max, matches!(cancel, Cancel::Released { .. }));
+        let state = self.change(lease.job, |entry| entry.cancel(lease, cancel, attempts_max, now_ms))?;
+        match is_release {
+            true => self.counts.totals.released += 1,
+            false => self.failed(state),
+        }
         Ok(state)
     }
 

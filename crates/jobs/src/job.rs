@@ -62,7 +62,7 @@ pub struct Spec {
 pub struct Job {
     /// Its number.
     pub id: JobId,
-    /// Begins with 1; one more after each claim that was given back or ran out.
+    /// Begins with 1; one more after each that failed, be it that its lease ran out.
     pub attempt: u32,
     /// When it was put.
     pub put_ms: u64,
@@ -79,6 +79,23 @@ pub struct Failure {
     pub reason: Box<str>,
     /// See [`Job::progress`]; replaces what was there.
     pub progress: Bytes,
+}
+
+/// How a claimed job is given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cancel {
+    /// The attempt failed; another may begin then, if this was not the last.
+    Failed {
+        /// At once, if that is over.
+        retry_at_ms: u64,
+        /// What is left of it.
+        failure: Failure,
+    },
+    /// It was no attempt, whatever was done of it: the job waits again, at once and in its old place.
+    Released {
+        /// See [`Job::progress`]; replaces what was there, if there is one.
+        progress: Option<Bytes>,
+    },
 }
 
 /// One claim of one job. Its number is never used again, so whoever comes late with it is found out.
@@ -237,18 +254,25 @@ impl Entry {
         Ok(())
     }
 
-    /// Claimed → waiting, or delayed until then; or stalled, after the last attempt that it has.
+    /// Claimed → waiting. If the attempt failed: delayed until its next one, or stalled after the last that it has.
     pub fn cancel(
         &mut self,
         lease: Lease,
-        retry_at_ms: u64,
-        failure: Failure,
+        cancel: Cancel,
         attempts_max: u32,
         now_ms: u64,
     ) -> Result<State, StoreError> {
         self.check(lease)?;
-        (self.reason, self.job.progress) = (failure.reason, failure.progress);
-        self.fail(retry_at_ms, now_ms, attempts_max);
+        match cancel {
+            Cancel::Failed { retry_at_ms, failure } => {
+                (self.reason, self.job.progress) = (failure.reason, failure.progress);
+                self.fail(retry_at_ms, now_ms, attempts_max);
+            }
+            Cancel::Released { progress } => {
+                self.job.progress = progress.unwrap_or_else(|| std::mem::take(&mut self.job.progress));
+                self.enter(Phase::Waiting, now_ms);
+            }
+        }
         Ok(self.state())
     }
 

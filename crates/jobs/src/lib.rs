@@ -19,7 +19,7 @@ pub mod testing;
 pub mod worker;
 
 pub use disk::{Damage, Disk, DiskError};
-pub use job::{Entry, Failure, Job, JobId, Kind, Lease, Phase, Spec, State};
+pub use job::{Cancel, Entry, Failure, Job, JobId, Kind, Lease, Phase, Spec, State};
 pub use log::{Log, LogEntry, LogError, MemoryLog};
 pub use memory::MemoryStore;
 pub use store::{Claim, Claimed, Counts, JobStore, Limits, Page, Put, Query, StoreError, Totals};

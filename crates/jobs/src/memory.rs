@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::index::Index;
-use crate::job::{Entry, Failure, JobId, Lease, Spec, State};
+use crate::job::{Cancel, Entry, Failure, JobId, Lease, Spec, State};
 use crate::store::{Claim, Claimed, Counts, JobStore, Limits, Page, Put, Query, StoreError};
 
 /// Jobs in memory.
@@ -68,8 +68,8 @@ impl JobStore for MemoryStore {
         self.waking(now_ms, |index| index.finish(lease, result, now_ms))
     }
 
-    async fn cancel(&self, lease: Lease, retry_at_ms: u64, failure: Failure, now_ms: u64) -> Result<State, StoreError> {
-        self.waking(now_ms, |index| index.cancel(lease, retry_at_ms, failure, now_ms))
+    async fn cancel(&self, lease: Lease, cancel: Cancel, now_ms: u64) -> Result<State, StoreError> {
+        self.waking(now_ms, |index| index.cancel(lease, cancel, now_ms))
     }
 
     async fn stall(&self, lease: Lease, failure: Failure, now_ms: u64) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@
 //!   key until it is finished, stalled or retracted. One that is retried queues anew;
 //! - among those that may be claimed the highest priority goes first, then the one that has queued longest;
 //! - a claim holds until its lease ends; then the job waits again, in its old place, and the old lease is good for nothing;
-//! - an attempt that fails as the last of `attempts_max` stalls its job.
+//! - an attempt that fails as the last of `attempts_max` stalls its job; a claim that is released was no attempt.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::job::{Entry, Failure, Job, JobId, Lease, Spec, State};
+use crate::job::{Cancel, Entry, Failure, Job, JobId, Lease, Spec, State};
 
 /// The outcome of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ pub struct Page {
 ///
 /// Always true:
 /// - `totals.put = waiting + delayed + claimed + stalled + totals.finished + totals.retracted`;
-/// - `totals.claimed = claimed + totals.finished + totals.failed + totals.parked() + totals.withdrawn`.
+/// - `totals.claimed = claimed + totals.finished + totals.failed + totals.parked() + totals.withdrawn + totals.released`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// In this state.
@@ -156,6 +156,8 @@ pub struct Totals {
     pub exhausted: u64,
     /// Of the retracted ones: those that were claimed.
     pub withdrawn: u64,
+    /// Claims that were given back as none.
+    pub released: u64,
 }
 
 impl Totals {
@@ -210,8 +212,8 @@ pub trait JobStore: Send + Sync {
     /// The job is done.
     async fn finish(&self, lease: Lease, result: Bytes, now_ms: u64) -> Result<(), StoreError>;
 
-    /// The attempt failed; another may begin at `retry_at_ms`, if this was not the last. Answers what the job is now.
-    async fn cancel(&self, lease: Lease, retry_at_ms: u64, failure: Failure, now_ms: u64) -> Result<State, StoreError>;
+    /// Gives a claimed job back. Answers what it is now.
+    async fn cancel(&self, lease: Lease, cancel: Cancel, now_ms: u64) -> Result<State, StoreError>;
 
     /// Parks a job that cannot be done.
     async fn stall(&self, lease: Lease, failure: Failure, now_ms: u64) -> Result<(), StoreError>;

@@ -12,7 +12,8 @@
 //! - jobs of one key go one after the other, as the store gives them; so do the records of one job into one sink;
 //! - while a target is away, its jobs wait with their leases extended, and no attempt of theirs is used up. They take up
 //!   places: when all of `concurrency` wait, the queue does;
-//! - a job that was claimed is finished, given back or stalled, unless its lease was lost: then it is somebody else's;
+//! - a job that was claimed is finished, given back or stalled, unless its lease was lost: then it is somebody else's. To be
+//!   stopped costs no attempt; to end in any other way does;
 //! - a job's task that panics has failed that attempt, and nothing else.
 //!
 //! Not here: the clock, which is handed in; where jobs are kept (`store`); stages and sinks themselves.
@@ -230,6 +231,9 @@ impl Inner {
         let claimed = self.store.claim(Claim { jobs_max, lease_ms, owner: OWNER.into() }, (self.now)()).await;
         let got = claimed.as_ref().map_or(0, |claimed| claimed.jobs.len() as u64);
         self.counting.count(|counts| counts.asked_for = got);
+        if got == 0 && self.stops(Stop::Claiming) {
+            self.changed.notify_one();
+        }
         claimed
     }
 
@@ -279,8 +283,13 @@ impl Inner {
         let _ = self.stop.subscribe().wait_for(|stop| *stop >= what).await;
     }
 
+    /// Also waits for a claim that is under way: what it brings has to be given back.
     async fn idle(&self) {
-        while self.in_flight() > 0 {
+        let under_way = || {
+            let Counts { in_flight, asked_for, .. } = self.counting.read();
+            in_flight + asked_for > 0
+        };
+        while under_way() {
             self.changed.notified().await;
         }
     }

@@ -372,13 +372,32 @@ async fn a_worker_that_stops_gives_back_what_it_has() {
     until(|| lane.outlets[0].counts().out == 1).await;
     worker.stop(Duration::from_millis(50)).await;
     let waiting = bench.until(State::Waiting, 1).await;
-    assert_eq!(
-        (waiting[0].job.progress.as_ref(), &*waiting[0].reason),
-        (&br#"{"p":["1.http"]}"#[..], "the worker stopped")
-    );
+    assert_eq!(waiting[0].job.progress, r#"{"p":["1.http"]}"#);
+    assert_eq!((waiting[0].job.attempt, &*waiting[0].reason), (1, ""), "that was no attempt");
+    let counts = worker.counts();
+    assert_eq!((counts.claimed, counts.released, counts.retried), (1, 1, 0));
     bench.put([job("y")]).await;
     assert_eq!((good.heard().len(), worker.counts().in_flight), (1, 0), "nothing more is claimed");
     check_sums(&lane, true);
+}
+
+/// What rations lets it pass, and what is only tried out has had it.
+#[tokio::test]
+async fn a_released_job_is_a_repeat_although_it_is_in_its_first_attempt() {
+    let (bench, target) = (Bench::new(3), Target::start().await);
+    target.always(Reply::Hang);
+    let throttle = json!([{ "stage": "throttle", "per_s": 0.001, "burst": 1 }]);
+    let (lane, tried) = (lane("p", throttle, json!([http(&target)])), shadow("tried", json!([]), json!([])));
+    let first = bench.worker(&[&lane, &tried], SETTINGS);
+    bench.put([job("x")]).await;
+    until(|| target.heard().len() == 1 && tried.passed().taken == 1).await;
+    first.stop(Duration::ZERO).await;
+    let released = bench.until(State::Waiting, 1).await;
+    assert_eq!((released[0].job.attempt, &*released[0].job.progress), (1, &br#"{"p":[],"tried":[]}"#[..]));
+    target.always(Reply::Status(200));
+    let _second = bench.worker(&[&lane, &tried], SETTINGS);
+    bench.until(State::Finished, 1).await;
+    assert_eq!((target.heard().len(), tried.passed().taken), (2, 1));
 }
 
 #[tokio::test]

@@ -130,13 +130,34 @@ fn a_reload_changes_pipelines_and_loses_nothing() {
     eventually("all are finished", || server.count("finished") == 150);
 }
 
+/// A server that is killed has made an attempt: it may have ended for the job.
 #[test]
-fn what_is_in_flight_when_the_server_stops_is_done_or_given_back() {
-    let mut server = Server::start(&config("{ stage = \"delay\", ms = 600000 }", CHANNELS));
-    server.put([comment(0)]);
-    eventually("it is claimed", || server.count("claimed") == 1);
-    server.signal("TERM");
-    assert!(server.wait().success());
+fn what_is_in_flight_when_the_server_stops_has_used_up_no_attempt() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = config("{ stage = \"delay\", ms = 600000 }", CHANNELS).replace("durability = \"memory\"\n", "");
+    let config = format!("data_dir = \"{}\"\ndrain_s = 0\n{config}", folder.path().display());
+    let mut server = Server::start(&config);
+    server.put((0..20).map(|n| json!({ "key": n.to_string(), "data": comment(n)["data"] })));
+    let totals = |server: &Server| server.comments("GET", "", &Value::Null).json()["totals"].clone();
+    eventually("all are claimed", || server.count("claimed") == 20);
+    for (ends, (signal, attempt, released)) in
+        [("TERM", 1, 20), ("KILL", 2, 20), ("TERM", 2, 40)].into_iter().enumerate()
+    {
+        server.signal(signal);
+        server.wait();
+        server = Server::start(&config);
+        eventually("all are claimed again", || totals(&server)["claimed"] == 20 * (ends + 2));
+        let claimed = server.signed("GET", "/apps/1/queues/comments/jobs", &[("state", "claimed")], "").json();
+        let attempts: Vec<&Value> =
+            claimed["jobs"].as_array().expect("a list").iter().map(|job| &job["attempt"]).collect();
+        assert_eq!(attempts, vec![&json!(attempt); 20], "{signal}");
+        let totals = totals(&server);
+        assert_eq!(
+            (&totals["released"], &totals["failed"]),
+            (&json!(released), &json!(20 * (attempt - 1))),
+            "{signal}"
+        );
+    }
 }
 
 #[test]

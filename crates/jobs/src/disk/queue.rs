@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::committer::{Act, Message, Wants};
 use super::rows::{self, Table};
 use crate::index::{Index, Row};
-use crate::job::{Entry, Failure, JobId, Lease, Phase, Spec, State};
+use crate::job::{Cancel, Entry, Failure, JobId, Lease, Phase, Spec, State};
 use crate::store::{Claim, Claimed, Counts, JobStore, Limits, Page, Put, Query, StoreError, Totals};
 
 /// A queue's tables. Jobs in them carry no data and no result: those are on disk.
@@ -197,8 +197,8 @@ impl JobStore for DiskQueue {
         self.act(Wants::Synced, now_ms, move |index| index.finish(lease, result, now_ms)).await
     }
 
-    async fn cancel(&self, lease: Lease, retry_at_ms: u64, failure: Failure, now_ms: u64) -> Result<State, StoreError> {
-        self.act(Wants::Synced, now_ms, move |index| index.cancel(lease, retry_at_ms, failure, now_ms)).await
+    async fn cancel(&self, lease: Lease, cancel: Cancel, now_ms: u64) -> Result<State, StoreError> {
+        self.act(Wants::Synced, now_ms, move |index| index.cancel(lease, cancel, now_ms)).await
     }
 
     async fn stall(&self, lease: Lease, failure: Failure, now_ms: u64) -> Result<(), StoreError> {

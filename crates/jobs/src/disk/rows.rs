@@ -173,11 +173,11 @@ pub(super) fn read_name(open: Open<'_>) -> Option<Box<str>> {
 /// A queue's numbers, and the sum of what is written of its jobs: see [`print_of`].
 pub(super) fn numbers(queue: u32, numbers: &Numbers, sum: u64, commit: u64) -> (Key, Vec<u8>, u32) {
     let key = key(queue, Table::Numbers, JobId(0));
-    let Totals { put, known, claimed, finished, failed, stalled, retried, retracted, exhausted, withdrawn } =
+    let Totals { put, known, claimed, finished, failed, stalled, retried, retracted, exhausted, withdrawn, released } =
         numbers.totals;
-    let totals = [put, known, claimed, finished, failed, stalled, retried, retracted, exhausted, withdrawn];
+    let totals = [put, known, claimed, finished, failed, stalled, retried, retracted, exhausted, withdrawn, released];
     let fields = [numbers.jobs, numbers.others, numbers.now_ms, sum].into_iter().chain(totals);
-    fields.fold(Sealed::new(key, commit, 14 * 8), Sealed::u64).seal()
+    fields.fold(Sealed::new(key, commit, 15 * 8), Sealed::u64).seal()
 }
 
 pub(super) fn read_numbers(open: Open<'_>) -> Option<(Numbers, u64)> {
@@ -196,6 +196,7 @@ pub(super) fn read_numbers(open: Open<'_>) -> Option<(Numbers, u64)> {
         // Rows of earlier builds end before these.
         exhausted: next().unwrap_or(0),
         withdrawn: next().unwrap_or(0),
+        released: next().unwrap_or(0),
     };
     Some((Numbers { jobs, others, now_ms, totals }, sum))
 }

@@ -100,6 +100,8 @@ pub struct Record {
     pub idempotency_key: Option<Arc<str>>,
     /// The job's attempt, from 1.
     pub attempt: u32,
+    /// Whether the pipeline had it before, in this attempt or an earlier one.
+    pub repeat: bool,
     /// When the job was put.
     pub put_ms: u64,
     /// When it was claimed.
@@ -142,6 +144,7 @@ impl Record {
             key: job.spec.key.as_deref().map(Arc::from),
             idempotency_key: job.spec.idempotency_key.as_deref().map(Arc::from),
             attempt: job.attempt,
+            repeat: job.attempt > 1,
             put_ms: job.put_ms,
             claimed_ms,
             trace: format!("{queue}/{}", job.id.0).into(),

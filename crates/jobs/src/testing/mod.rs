@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::job::{Entry, Failure, Job, JobId, Lease, Phase, Spec, State};
+use crate::job::{Cancel, Entry, Failure, Job, JobId, Lease, Phase, Spec, State};
 use crate::store::{Claim, Claimed, Counts, JobStore, Limits, Put, Query, StoreError};
 
 /// The limits that a store under test has: small, so that each is met.
@@ -35,6 +35,8 @@ macro_rules! job_store_contract {
             a_lease_that_ran_out_gives_the_job_back
             an_extended_lease_ends_later
             a_cancelled_job_comes_back_at_its_time
+            a_released_job_is_back_in_its_old_place
+            a_release_costs_no_attempt
             a_retried_job_begins_anew_behind_all_others
             a_retracted_job_is_gone_whatever_its_state
             a_job_of_a_known_name_is_put_once
@@ -146,6 +148,14 @@ fn failure(reason: &str, progress: &'static str) -> Failure {
     Failure { reason: reason.into(), progress: progress.into() }
 }
 
+fn failed(retry_at_ms: u64, failure: Failure) -> Cancel {
+    Cancel::Failed { retry_at_ms, failure }
+}
+
+fn released() -> Cancel {
+    Cancel::Released { progress: None }
+}
+
 /// From put to finished, and forgotten when the time for questions is over.
 pub async fn a_job_passes_through_its_states(store: Store) {
     let id = put(&store, Spec { data: "work".into(), ..Spec::default() }, 1).await;
@@ -204,7 +214,7 @@ pub async fn a_failing_job_holds_its_key_until_it_is_stalled(store: Store) {
     let first = put(&store, keyed("a"), 1).await;
     let second = put(&store, keyed("a"), 1).await;
     let (_, _, lease) = claim(&store, 2).await;
-    assert_eq!(store.cancel(lease, 50, Failure::default(), 3).await, Ok(State::Delayed));
+    assert_eq!(store.cancel(lease, failed(50, Failure::default()), 3).await, Ok(State::Delayed));
     nothing_to_claim(&store, 49).await;
     let (id, attempt, lease) = claim(&store, 50).await;
     assert_eq!((id, attempt), (first, 2));
@@ -242,13 +252,51 @@ pub async fn a_cancelled_job_comes_back_at_its_time(store: Store) {
     let id = put(&store, Spec::default(), 1).await;
     put(&store, Spec::default(), 1).await;
     let (_, _, lease) = claim(&store, 2).await;
-    assert_eq!(store.cancel(lease, 0, Failure::default(), 3).await, Ok(State::Waiting));
+    assert_eq!(store.cancel(lease, failed(0, Failure::default()), 3).await, Ok(State::Waiting));
     let (again, attempt, lease) = claim(&store, 3).await;
     assert_eq!((again, attempt), (id, 2));
-    assert_eq!(store.cancel(lease, 10, Failure::default(), 4).await, Ok(State::Delayed));
+    assert_eq!(store.cancel(lease, failed(10, Failure::default()), 4).await, Ok(State::Delayed));
     assert_eq!(list(&store, State::Delayed).await[0].job.id, id);
     assert_ne!(claim(&store, 9).await.0, id);
     assert_eq!(claim(&store, 10).await.0, id);
+}
+
+/// First of its key, and before all that was put after it.
+pub async fn a_released_job_is_back_in_its_old_place(store: Store) {
+    let id = put(&store, keyed("a"), 1).await;
+    put(&store, keyed("a"), 1).await;
+    let free = put(&store, Spec::default(), 1).await;
+    let (_, _, lease) = claim(&store, 2).await;
+    assert_eq!(store.cancel(lease, released(), 3).await, Ok(State::Waiting));
+    assert_eq!(list(&store, State::Waiting).await.last().map(|entry| (entry.job.id, entry.since_ms)), Some((id, 3)));
+    let (again, _, newer) = claim(&store, 4).await;
+    assert_eq!(again, id);
+    assert_eq!(store.cancel(lease, released(), 5).await, Err(StoreError::LeaseLost(id)), "somebody else has it");
+    assert_eq!(claim(&store, 5).await.0, free);
+    nothing_to_claim(&store, 5).await;
+    finish(&store, newer, 6).await;
+    assert_eq!(store.cancel(newer, released(), 7).await, Err(StoreError::LeaseLost(id)));
+}
+
+/// However often, and after any other attempt. What was done of it, and why it failed before, is still known.
+pub async fn a_release_costs_no_attempt(store: Store) {
+    put(&store, Spec::default(), 1).await;
+    let (_, _, lease) = claim(&store, 1).await;
+    assert_eq!(store.cancel(lease, failed(0, failure("no answer", "half")), 1).await, Ok(State::Waiting));
+    for _ in 0..LIMITS.attempts_max + 2 {
+        let (job, lease) = claim_job(&store, 2).await;
+        assert_eq!((job.attempt, &*job.progress), (2, &b"half"[..]));
+        assert_eq!(store.cancel(lease, released(), 2).await, Ok(State::Waiting));
+    }
+    assert_eq!(&*list(&store, State::Waiting).await[0].reason, "no answer");
+    let (_, lease) = claim_job(&store, 3).await;
+    assert_eq!(store.cancel(lease, Cancel::Released { progress: Some("more".into()) }, 3).await, Ok(State::Waiting));
+    let (job, _) = claim_job(&store, 4).await;
+    assert_eq!((job.attempt, &*job.progress), (2, &b"more"[..]));
+    assert_eq!(store.sweep(104).await, Ok(()));
+    assert_eq!(claim(&store, 104).await.1, 3, "whoever says nothing has made an attempt");
+    let totals = store.counts().await.expect("a store counts").totals;
+    assert_eq!((totals.claimed, totals.failed, totals.released), (9, 2, 6));
 }
 
 /// Somebody has looked at it.
@@ -256,7 +304,7 @@ pub async fn a_retried_job_begins_anew_behind_all_others(store: Store) {
     let id = put(&store, keyed("a"), 1).await;
     assert_eq!(store.retry(id, 1).await, Err(StoreError::NotStalled(id)));
     let (_, _, lease) = claim(&store, 2).await;
-    assert_eq!(store.cancel(lease, 0, Failure::default(), 2).await, Ok(State::Waiting));
+    assert_eq!(store.cancel(lease, failed(0, Failure::default()), 2).await, Ok(State::Waiting));
     let (_, _, lease) = claim(&store, 2).await;
     assert_eq!(store.stall(lease, failure("poison", ""), 3).await, Ok(()));
     let later = put(&store, keyed("a"), 4).await;
@@ -341,7 +389,10 @@ pub async fn whoever_waits_is_woken(store: Store) {
     let puts = store.put(vec![keyed("a"); 5], 1).await.expect("a store puts");
     woken().await;
     let (_, _, lease) = claim(&store, 1).await;
-    assert_eq!(store.cancel(lease, 0, Failure::default(), 1).await, Ok(State::Waiting));
+    assert_eq!(store.cancel(lease, failed(0, Failure::default()), 1).await, Ok(State::Waiting));
+    woken().await;
+    let (_, _, lease) = claim(&store, 1).await;
+    assert_eq!(store.cancel(lease, released(), 1).await, Ok(State::Waiting));
     woken().await;
     let (_, _, lease) = claim(&store, 1).await;
     finish(&store, lease, 1).await;
@@ -369,7 +420,7 @@ pub async fn the_owner_of_a_claim_is_known(store: Store) {
 pub async fn progress_and_reason_outlive_a_failed_attempt(store: Store) {
     let id = put(&store, Spec::default(), 1).await;
     let (_, _, lease) = claim(&store, 2).await;
-    assert_eq!(store.cancel(lease, 9, failure("no answer", "half"), 3).await, Ok(State::Delayed));
+    assert_eq!(store.cancel(lease, failed(9, failure("no answer", "half")), 3).await, Ok(State::Delayed));
     let delayed = &list(&store, State::Delayed).await[0];
     assert_eq!((&*delayed.reason, &*delayed.job.progress), ("no answer", &b"half"[..]));
     let (job, lease) = claim_job(&store, 10).await;
@@ -393,10 +444,10 @@ pub async fn the_last_attempt_that_fails_stalls_the_job(store: Store) {
     for attempt in 1..LIMITS.attempts_max {
         let (_, in_attempt, lease) = claim(&store, now_ms).await;
         assert_eq!(in_attempt, attempt);
-        assert_eq!(store.cancel(lease, 0, Failure::default(), now_ms).await, Ok(State::Waiting));
+        assert_eq!(store.cancel(lease, failed(0, Failure::default()), now_ms).await, Ok(State::Waiting));
     }
     let (_, _, lease) = claim(&store, now_ms).await;
-    assert_eq!(store.cancel(lease, 0, Failure::default(), now_ms).await, Ok(State::Stalled));
+    assert_eq!(store.cancel(lease, failed(0, Failure::default()), now_ms).await, Ok(State::Stalled));
     for _ in 0..LIMITS.attempts_max {
         claim(&store, now_ms).await;
         now_ms += 100;
@@ -449,7 +500,7 @@ pub async fn limits_can_be_changed(store: Store) {
     store.set_limits(Limits { jobs_max: 2, attempts_max: 1, ..LIMITS });
     assert_eq!(store.put(vec![Spec::default()], 2).await, Err(StoreError::Full { jobs_max: 2, bytes_max: 80 }));
     let (_, _, lease) = claim(&store, 3).await;
-    assert_eq!(store.cancel(lease, 0, Failure::default(), 3).await, Ok(State::Stalled));
+    assert_eq!(store.cancel(lease, failed(0, Failure::default()), 3).await, Ok(State::Stalled));
     store.set_limits(LIMITS);
     put(&store, Spec::default(), 4).await;
     assert_eq!(count(&store).await, 4);
@@ -476,7 +527,7 @@ pub async fn a_list_is_of_one_key_and_of_attempts(store: Store) {
     let specs = vec![keyed("a"), keyed("b"), keyed("a"), Spec::default()];
     let puts: Vec<_> = store.put(specs, 1).await.expect("a store puts").into_iter().map(Put::id).collect();
     let (_, _, lease) = claim(&store, 2).await;
-    assert_eq!(store.cancel(lease, 0, Failure::default(), 3).await, Ok(State::Waiting));
+    assert_eq!(store.cancel(lease, failed(0, Failure::default()), 3).await, Ok(State::Waiting));
     let waiting = || Query::all(State::Waiting);
     let of_key = |key: &str| Query { key: Some(key.into()), ..waiting() };
     assert_eq!(ids(&list_all(&store, of_key("a")).await), [puts[2], puts[0]]);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{LIMITS, list_all};
-use crate::job::{Entry, Failure, Job, JobId, Lease, Phase, Spec, State};
+use crate::job::{Cancel, Entry, Failure, Job, JobId, Lease, Phase, Spec, State};
 use crate::store::{Claim, Claimed, Counts, JobStore, Put, Query, StoreError, Totals};
 
 /// One verb. A lease is the n-th last that was ever given, so that many of them have ended.
@@ -24,6 +24,8 @@ pub enum Verb {
     Finish(usize),
     /// Cancels, for so many milliseconds.
     Cancel(usize, u64),
+    /// Releases; whether something was done of it.
+    Release(usize, bool),
     /// Stalls.
     Stall(usize),
     /// Retries a job.
@@ -71,6 +73,7 @@ fn verb() -> impl Strategy<Value = Verb> {
         2 => (nth.clone(), delay.clone()).prop_map(|(lease, by_ms)| Verb::Extend(lease, by_ms)),
         4 => nth.clone().prop_map(Verb::Finish),
         4 => (nth.clone(), delay).prop_map(|(lease, delay_ms)| Verb::Cancel(lease, delay_ms)),
+        3 => (nth.clone(), any::<bool>()).prop_map(|(lease, progressed)| Verb::Release(lease, progressed)),
         2 => nth.clone().prop_map(Verb::Stall),
         2 => nth.clone().prop_map(Verb::Retry),
         2 => nth.prop_map(Verb::Retract),
@@ -251,13 +254,21 @@ impl Model {
         Ok(longer)
     }
 
-    fn cancel(&mut self, lease: Lease, retry_at_ms: u64, failure: Failure, now_ms: u64) -> Result<State, StoreError> {
+    fn fail(&mut self, lease: Lease, retry_at_ms: u64, failure: Failure, now_ms: u64) -> Result<State, StoreError> {
         let row = self.leased(lease)?;
         (row.entry.reason, row.entry.job.progress) = (failure.reason, failure.progress);
         let last = row.fail(retry_at_ms, now_ms);
         let state = row.state();
         count_failure(&mut self.totals, last);
         Ok(state)
+    }
+
+    fn release(&mut self, lease: Lease, progress: Option<Bytes>, now_ms: u64) -> Result<State, StoreError> {
+        let row = self.leased(lease)?;
+        row.entry.job.progress = progress.unwrap_or(row.entry.job.progress.clone());
+        row.enter(Phase::Waiting, now_ms);
+        self.totals.released += 1;
+        Ok(State::Waiting)
     }
 
     fn finish(&mut self, lease: Lease, result: Bytes, now_ms: u64) -> Result<(), StoreError> {
@@ -375,9 +386,17 @@ impl Both {
             }
             Verb::Cancel(nth, delay_ms) => {
                 let (Some(lease), retry_at_ms) = (leased(nth), now_ms + delay_ms) else { return };
-                let cancelled = store.cancel(lease, retry_at_ms, failure.clone(), now_ms).await;
+                let failed = Cancel::Failed { retry_at_ms, failure: failure.clone() };
+                let cancelled = store.cancel(lease, failed, now_ms).await;
                 model.pass_time(now_ms);
-                assert_eq!(cancelled, model.cancel(lease, retry_at_ms, failure, now_ms));
+                assert_eq!(cancelled, model.fail(lease, retry_at_ms, failure, now_ms));
+            }
+            Verb::Release(nth, progressed) => {
+                let Some(lease) = leased(nth) else { return };
+                let progress = progressed.then(|| failure.progress.clone());
+                let released = store.cancel(lease, Cancel::Released { progress: progress.clone() }, now_ms).await;
+                model.pass_time(now_ms);
+                assert_eq!(released, model.release(lease, progress, now_ms));
             }
             Verb::Stall(nth) => {
                 let Some(lease) = leased(nth) else { return };
@@ -419,7 +438,8 @@ impl Both {
         assert_eq!(counts, self.model.counts());
         let Counts { waiting, delayed, claimed, stalled, totals, .. } = counts;
         assert_eq!(totals.put, waiting + delayed + claimed + stalled + totals.finished + totals.retracted);
-        assert_eq!(totals.claimed, claimed + totals.finished + totals.failed + totals.parked() + totals.withdrawn);
+        let ended = totals.finished + totals.failed + totals.parked() + totals.withdrawn + totals.released;
+        assert_eq!(totals.claimed, claimed + ended);
     }
 }
 

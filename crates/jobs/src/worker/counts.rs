@@ -1,7 +1,7 @@
 //! What a worker has counted of jobs, and of records between a pipeline's stages and its sinks.
 //!
-//! Always true, whenever one looks: claimed = finished + retried + stalled + lost + in flight, and through = handed + given up
-//! + waiting. That is why the numbers are behind one lock each.
+//! Always true, whenever one looks: claimed = finished + retried + released + stalled + lost + in flight, and
+//! through = handed + given up + waiting. That is why the numbers are behind one lock each.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +16,8 @@ pub struct Counts {
     pub finished: u64,
     /// Jobs that it gave back, to be tried again.
     pub retried: u64,
+    /// Jobs that it gave back as it was stopped.
+    pub released: u64,
     /// Jobs that it stalled.
     pub stalled: u64,
     /// Jobs whose leases it lost.

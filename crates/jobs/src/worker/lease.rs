@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::{Inner, Place};
 use crate::backoff::Backoff;
-use crate::job::{Failure, Lease, State};
+use crate::job::{Cancel, Failure, Lease, State};
 use crate::store::StoreError;
 
 /// Between two attempts at a job.
@@ -26,8 +26,8 @@ pub(super) enum End {
     Finish(Bytes),
     /// It is tried again later.
     Retry(Failure),
-    /// It is given back, to be claimed by anybody at once.
-    GiveBack(Failure),
+    /// It is given back with what was done of it, to be claimed by anybody at once. That was no attempt: the job is not to blame.
+    Release(Bytes),
     /// A person is to look at it.
     Stall(Failure),
 }
@@ -71,7 +71,7 @@ impl Held {
         let mut failures = 0;
         loop {
             match self.try_end(attempt, &end).await {
-                Ok(state) => return self.count(state),
+                Ok(state) => return self.count(&end, state),
                 Err(StoreError::Unavailable(_)) if (self.inner.now)() < self.lease.until_ms => {
                     failures += 1;
                     sleep(VERB.at_least_half_after(failures)).await;
@@ -89,10 +89,11 @@ impl Held {
         match end.clone() {
             End::Finish(result) => store.finish(lease, result, now_ms).await.map(|()| State::Finished),
             End::Stall(failure) => store.stall(lease, failure, now_ms).await.map(|()| State::Stalled),
-            End::GiveBack(failure) => store.cancel(lease, now_ms, failure, now_ms).await,
+            End::Release(progress) => store.cancel(lease, Cancel::Released { progress: Some(progress) }, now_ms).await,
             End::Retry(failure) => {
                 let wait_ms = ATTEMPTS.at_least_half_after(attempt).as_millis() as u64;
-                store.cancel(lease, now_ms.saturating_add(wait_ms), failure, now_ms).await
+                let retry_at_ms = now_ms.saturating_add(wait_ms);
+                store.cancel(lease, Cancel::Failed { retry_at_ms, failure }, now_ms).await
             }
         }
     }
@@ -102,10 +103,11 @@ impl Held {
         self.place.end(|counts| &mut counts.lost);
     }
 
-    fn count(mut self, state: State) {
+    fn count(mut self, end: &End, state: State) {
         self.place.end(match state {
             State::Finished => |counts| &mut counts.finished,
             State::Stalled => |counts| &mut counts.stalled,
+            _ if matches!(end, End::Release(_)) => |counts| &mut counts.released,
             State::Waiting | State::Delayed | State::Claimed => |counts| &mut counts.retried,
         });
     }

@@ -1,4 +1,5 @@
-//! What has been done of a job, for its next attempt: which sinks of which pipelines have all of its records.
+//! What has been done of a job, for whoever has it next: which pipelines have begun with it, and which of their sinks have
+//! all of its records.
 //!
 //! Written as JSON: `{"comments":["1.channels","2.file"]}`; `"*"` stands for a pipeline that is done with the job.
 
@@ -38,6 +39,16 @@ impl Progress {
         self.has(pipeline, ALL)
     }
 
+    /// A pipeline has the job; answers whether it is its first time.
+    pub(super) fn begin(&self, pipeline: &str) -> bool {
+        let mut done = self.done();
+        let first = !done.contains_key(pipeline);
+        if first {
+            done.insert(pipeline.to_owned(), BTreeSet::new());
+        }
+        first
+    }
+
     pub(super) fn add(&self, pipeline: &str, sink: &str) {
         self.done().entry(pipeline.to_owned()).or_default().insert(sink.to_owned());
     }
@@ -59,6 +70,9 @@ mod tests {
     fn progress_is_read_as_it_was_written() {
         let progress = Progress::read(b"");
         assert_eq!(progress.write(), "");
+        assert!(progress.begin("a"));
+        assert_eq!(progress.write(), r#"{"a":[]}"#);
+        assert!(!Progress::read(&progress.write()).begin("a"));
         progress.add("a", "1.http");
         progress.add_all("b");
         let again = Progress::read(&progress.write());

@@ -38,7 +38,7 @@ pub(super) async fn work(mut held: Held, plan: Arc<Plan>, job: Job) {
             End::Retry(failure("the job's task panicked"))
         }),
         () = held.keep() => return held.lost(),
-        () = inner.stopped(Stop::Working) => End::GiveBack(failure("the worker stopped")),
+        () = inner.stopped(Stop::Working) => End::Release(progress.write()),
     };
     held.end(attempt, end).await;
 }
@@ -84,13 +84,15 @@ struct Run {
 impl Run {
     async fn job(&self, job: Job) -> End {
         let record = Record::new(&self.inner.queue, &job, (self.inner.now)());
-        if job.attempt == 1 {
-            self.plan.lanes().iter().filter(|lane| lane.shadow).for_each(|lane| self.try_out(lane, &record));
-        }
+        // One that was released is in the same attempt again.
+        let repeat = |lane: &Lane| !self.progress.begin(lane.pipeline.name()) || record.repeat;
+        let shadows = self.plan.lanes().iter().filter(|lane| lane.shadow && !repeat(lane));
+        shadows.for_each(|lane| self.try_out(lane, &record));
         let missing = |lane: &&Arc<Lane>| !lane.shadow && !self.progress.has_all(lane.pipeline.name());
         let lanes: Vec<&Arc<Lane>> = self.plan.lanes().iter().filter(missing).collect();
         self.inner.counting.count(|counts| counts.passes += lanes.len() as u64);
-        let outcomes = join_all(lanes.iter().map(|lane| self.lane(lane, record.clone()))).await;
+        let outcomes =
+            join_all(lanes.iter().map(|lane| self.lane(lane, Record { repeat: repeat(lane), ..record.clone() }))).await;
         let mut worst = Trouble::None;
         let mut summary = Map::new();
         for (lane, Outcome { out, dropped, trouble }) in lanes.iter().zip(outcomes) {

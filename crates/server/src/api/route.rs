@@ -102,6 +102,8 @@ pub enum OfJob {
     Finish,
     /// `/cancel`
     Cancel,
+    /// `/release`
+    Release,
     /// `/stall`
     Stall,
     /// `/retry`
@@ -259,6 +261,7 @@ impl OfJob {
             "extend" => Some(OfJob::Extend),
             "finish" => Some(OfJob::Finish),
             "cancel" => Some(OfJob::Cancel),
+            "release" => Some(OfJob::Release),
             "stall" => Some(OfJob::Stall),
             "retry" => Some(OfJob::Retry),
             _ => None,

@@ -247,7 +247,11 @@ fn jobs(place: &Place, began: &Counts, now: &Counts) -> Part {
 /// The claims on them, in the same way.
 fn claims(place: &Place, began: &Counts, now: &Counts) -> Part {
     let since = |of: fn(&Totals) -> u64| of(&now.totals).saturating_sub(of(&began.totals));
-    let dropped = [("stalled", since(Totals::parked)), ("retracted", since(|totals| totals.withdrawn))];
+    let dropped = [
+        ("stalled", since(Totals::parked)),
+        ("retracted", since(|totals| totals.withdrawn)),
+        ("released", since(|totals| totals.released)),
+    ];
     Part {
         place: place.clone(),
         part: "claims".to_owned(),
@@ -265,12 +269,14 @@ fn pipelines(place: &Place, of: &OfQueue, look: &mut Look) {
     let mut part = Part { place: place.clone(), part: "worker".to_owned(), ..Part::default() };
     let mut passes = of.over.passes;
     for counts in of.workers.iter().map(|piped| piped.worker.counts()) {
-        let worker::Counts { claimed, finished, retried, stalled, lost, in_flight, .. } = counts;
+        let worker::Counts { claimed, finished, retried, released, stalled, lost, in_flight, .. } = counts;
         part.came += claimed;
         part.out += finished;
         part.failed += retried + lost;
         part.in_flight += in_flight;
-        *part.dropped.entry("stalled".to_owned()).or_default() += stalled;
+        for (reason, n) in [("stalled", stalled), ("released", released)] {
+            *part.dropped.entry(reason.to_owned()).or_default() += n;
+        }
         passes += counts.passes;
     }
     look.part(part);

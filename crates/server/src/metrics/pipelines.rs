@@ -46,6 +46,7 @@ fn jobs(all: &[Arc<Piped>], to: &mut DescriptorEncoder<'_>) -> Result<(), Error>
             ("claimed", counts.claimed),
             ("finished", counts.finished),
             ("retried", counts.retried),
+            ("released", counts.released),
             ("stalled", counts.stalled),
             ("lost", counts.lost),
             ("panicked", counts.panicked),

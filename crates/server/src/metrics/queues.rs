@@ -99,6 +99,7 @@ impl Collector for QueueCounts {
                 ("stalled", totals.stalled),
                 ("retried", totals.retried),
                 ("retracted", totals.retracted),
+                ("released", totals.released),
             ] {
                 let labels = [("app", &*queue.app), ("queue", &*queue.name), ("verb", verb)];
                 ConstCounter::new(n).encode(family.encode_family(&labels)?)?;

@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - those who wait have their turn in the order in which they came, and one job wakes one of them;
-//! - jobs that were claimed for somebody who is not there any more are given back, and not held until their lease ends.
+//! - jobs that were claimed for somebody who is not there any more are released, and not held until their lease ends.
 //!
 //! Not here: what a verb does to a job (`fanfare_jobs`).
 
@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fanfare_jobs::{Claim, Claimed, Counts, Failure, Job, JobStore, Lease, Put, Spec, StoreError};
+use fanfare_jobs::{Cancel, Claim, Claimed, Counts, Job, JobStore, Lease, Put, Spec, StoreError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -28,9 +28,6 @@ pub const SLICES_BYTES: usize = 4 << 20;
 /// How long a queue is taken for one that cannot be written after somebody has met that, unless somebody puts a job
 /// meanwhile. Long enough to be seen, and short enough for producers to come back once there is room.
 const UNWRITABLE_MS: u64 = 10_000;
-
-/// Why a claim ended early, for the person who looks.
-const UNHEARD: &str = "the worker went away before its claim was answered";
 
 /// One queue.
 pub struct Queue {
@@ -208,17 +205,16 @@ impl Queue {
         }
     }
 
-    async fn give_back(self: Arc<Self>, jobs: Vec<(Job, Lease)>) {
-        for (job, lease) in jobs {
-            let (failure, now_ms) = (Failure { reason: UNHEARD.into(), progress: job.progress }, self.now_ms());
-            if let Err(error) = self.store.cancel(lease, now_ms, failure, now_ms).await {
+    async fn release(self: Arc<Self>, jobs: Vec<(Job, Lease)>) {
+        for (_, lease) in jobs {
+            if let Err(error) = self.store.cancel(lease, Cancel::Released { progress: None }, self.now_ms()).await {
                 tracing::debug!(app = &*self.app, queue = &*self.name, %error, "a job waits for the end of its lease");
             }
         }
     }
 }
 
-/// Claimed jobs on their way to whoever asked: given back when dropped before that.
+/// Claimed jobs on their way to whoever asked: released when dropped before that.
 pub struct Held {
     queue: Arc<Queue>,
     jobs: Vec<(Job, Lease)>,
@@ -241,7 +237,7 @@ impl Drop for Held {
         let jobs = std::mem::take(&mut self.jobs);
         // Without a runtime the process is about to end, and so is every lease.
         if let (false, Ok(runtime)) = (jobs.is_empty(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(self.queue.clone().give_back(jobs));
+            runtime.spawn(self.queue.clone().release(jobs));
         }
     }
 }

@@ -56,7 +56,10 @@ fn a_job_goes_through_its_life() {
     assert_eq!(jobs(&server, &cancel), "waiting\n");
     let second = claim();
     assert_eq!((&second["attempt"], &second["progress"]), (&json!(2), &json!("half")));
-    assert_eq!(jobs(&server, &["stall", "mail", &lease(&second), "poison"]), "done\n");
+    assert_eq!(jobs(&server, &["release", "mail", &lease(&second), "--progress", "more"]), "done\n");
+    let third = claim();
+    assert_eq!((&third["attempt"], &third["progress"]), (&json!(2), &json!("more")));
+    assert_eq!(jobs(&server, &["stall", "mail", &lease(&third), "poison"]), "done\n");
     let listed = jobs(&server, &["list", "mail", "--state", "stalled"]);
     assert!(
         listed.lines().count() == 2 && listed.contains("poison") && listed.contains(r#"{"text":"hi"}"#),

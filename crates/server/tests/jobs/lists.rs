@@ -85,6 +85,7 @@ fn queues_are_listed_with_their_counts_totals_and_limits() {
     let queue = server.mail("GET", "", &Value::Null).json();
     let totals = json!({
         "put": 3, "known": 0, "claimed": 1, "finished": 1, "failed": 0, "stalled": 0, "retried": 0, "retracted": 0,
+        "released": 0,
     });
     let limits = json!({
         "jobs_max": 1_000_000, "bytes_max": 1 << 30, "finished_kept_s": 3600, "finished_kept_max": 100_000,

@@ -153,6 +153,31 @@ fn a_cancelled_job_waits_as_long_as_it_is_to() {
 }
 
 #[test]
+fn a_released_job_is_back_at_once_in_its_old_place_and_in_the_same_attempt() {
+    let server = server("attempts_max = 1");
+    let id = server.put(json!({"key": "k", "data": "first"}));
+    server.put(json!({"key": "k", "data": "second"}));
+    let first = server.claim_one();
+    server.about(&first, "release", json!({"progress": "half"})).expect(200, "{}");
+    for verb in ["release", "finish"] {
+        let late = server.about(&first, verb, json!({}));
+        late.expect(409, &format!(r#"{{"error":"the lease on job {id} has ended"}}"#));
+    }
+    for _ in 0..3 {
+        let again = server.claim_one();
+        assert_eq!(
+            (&again["data"], &again["attempt"], &again["progress"]),
+            (&json!("first"), &json!(1), &json!("half"))
+        );
+        server.about(&again, "release", json!({})).expect(200, "{}");
+    }
+    let totals = &server.mail("GET", "", &Value::Null).json()["totals"];
+    assert_eq!((&totals["claimed"], &totals["failed"], &totals["released"]), (&json!(4), &json!(0), &json!(4)));
+    let refused = server.about(&server.claim_one(), "release", json!({"reason": "none is asked for"}));
+    assert_eq!(refused.status, 400, "{refused:?}");
+}
+
+#[test]
 fn a_worker_that_dies_loses_its_jobs_to_others() {
     let server = server("attempts_max = 2");
     let id = server.put(json!({"data": "x"}));

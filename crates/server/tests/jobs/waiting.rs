@@ -97,7 +97,8 @@ fn a_job_that_is_put_just_when_its_worker_goes_is_not_lost_until_its_lease_ends(
     let [claimed, waiting] = ["claimed", "waiting"].map(|state| counts[state].as_u64().expect("a number"));
     assert_eq!(claimed + waiting, put);
     let mut there = 0;
-    while !server.claim(json!({"wait_ms": 300})).is_empty() {
+    while let [job] = &server.claim(json!({"wait_ms": 300}))[..] {
+        assert_eq!(job["attempt"], 1, "to have gone is no attempt");
         there += 1;
     }
     assert!(there >= waiting, "{there} of {waiting}");

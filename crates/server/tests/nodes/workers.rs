@@ -108,6 +108,25 @@ fn jobs_wait_while_redis_is_away() {
     assert_eq!(claimed["jobs"][0]["key"], "thread:0", "{claimed}");
 }
 
+#[test]
+fn a_worker_that_is_stopped_leaves_its_jobs_to_the_other_at_once_and_in_the_same_attempt() {
+    let redis = Redis::with(&SAFE);
+    let slow = piped().replace("{ stage = \"route\"", "{ stage = \"delay\", ms = 600000 }, { stage = \"route\"");
+    // Longer than the test: nothing comes back because a lease ends.
+    let slow = slow.replace("lease_s = 2", "lease_s = 3600\nattempts_max = 1");
+    let mut nodes = Nodes::start(&redis.url(), 0, "");
+    let api = nodes.add(&redis.url(), &slow, &["--role", "api"]);
+    assert_eq!(put(nodes.node(api), (0..5).map(comment).collect()).status, 202);
+    let first = nodes.add(&redis.url(), &slow, &["--role", "worker"]);
+    eventually("all are claimed", || count(nodes.node(api), "claimed") == 5);
+    let second = nodes.add(&redis.url(), &slow, &["--role", "worker"]);
+    nodes.terminate(first);
+    let claimed = FINISHED.replace("finished", "claimed");
+    eventually("the other has them all", || nodes.node(second).metric(&claimed) == 5.0);
+    let totals = &ask(nodes.node(api), "GET", "", &Value::Null).json()["totals"];
+    assert_eq!((&totals["failed"], &totals["stalled"], &totals["released"]), (&json!(0), &json!(0), &json!(5)));
+}
+
 /// Also those that the dead one had: their leases end. Whoever takes them over publishes under the same names, so that nothing
 /// is seen twice.
 #[test]

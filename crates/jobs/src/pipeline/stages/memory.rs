@@ -154,7 +154,7 @@ fn throttle(params: &Params) -> Result<Box<dyn Stage>, Bad> {
 
 impl Stage for Throttle {
     fn apply(&self, record: Record, at: &At) -> Result<Outcome, Failed> {
-        if record.attempt > 1 {
+        if record.repeat {
             return Ok(Outcome::One(record));
         }
         let key = digest(&self.key.fill(&record, at)?);
@@ -228,7 +228,7 @@ mod tests {
     /// Job `job` with this name at this time: whether it went through.
     fn goes(pipeline: &Pipeline, job: u64, attempt: u32, name: &str, now_ms: u64) -> bool {
         let record = record(&json!({ "name": name }).to_string());
-        let record = Record { id: RecordId { job, part: 0 }, attempt, ..record };
+        let record = Record { id: RecordId { job, part: 0 }, attempt, repeat: attempt > 1, ..record };
         let steps = pipeline.run(0, record, now_ms);
         assert!(pipeline.stages().iter().all(|slot| slot.counts.read().balances()));
         matches!(steps[..], [Step::Through(_)])

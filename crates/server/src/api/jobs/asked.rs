@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanfare_jobs::{Claim, Failure, JobId, Kind, Lease, Query, Spec, State};
+use fanfare_jobs::{Cancel, Claim, Failure, JobId, Kind, Lease, Query, Spec, State};
 use fanfare_proto::json::{self, Text};
 use fanfare_proto::sign::SignedQuery;
 use serde::Deserialize;
@@ -74,6 +74,7 @@ written!(WrittenClaim { jobs, lease_ms, wait_ms, worker });
 written!(WrittenExtend { lease, lease_ms });
 written!(WrittenFinish { lease, result });
 written!(WrittenCancel { lease, delay_ms, reason, progress });
+written!(WrittenRelease { lease, progress });
 written!(WrittenStall { lease, reason, progress });
 written!(WrittenFilter { attempt_min, key, since_ms, until_ms });
 
@@ -148,6 +149,13 @@ pub fn cancel(body: &str, id: JobId) -> Result<(Lease, u64, Failure), BadJobs> {
     let reason = text("reason", written.reason, 0..=REASON_LEN_MAX)?.unwrap_or_default();
     let failure = Failure { reason: reason.into(), progress: left("progress", written.progress)? };
     Ok((lease(written.lease, id)?, delay_ms, failure))
+}
+
+/// Which lease, and what was done of the job, if that has changed.
+pub fn release(body: &str, id: JobId) -> Result<(Lease, Cancel), BadJobs> {
+    let written: WrittenRelease = object(body, r#"{"lease":…}, and "progress" if there is any"#)?;
+    let progress = written.progress.map(|raw| content("progress", raw, LEFT_LEN_MAX)).transpose()?;
+    Ok((lease(written.lease, id)?, Cancel::Released { progress }))
 }
 
 /// Which lease, and why.

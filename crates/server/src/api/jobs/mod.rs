@@ -18,7 +18,7 @@ mod told;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanfare_jobs::{JobId, Put, Query, StoreError};
+use fanfare_jobs::{Cancel, JobId, Put, Query, StoreError};
 use fanfare_proto::json::BadObject;
 use fanfare_proto::sign::SignedQuery;
 use futures_util::future::join_all;
@@ -149,6 +149,7 @@ impl Call<'_> {
             (OfQueue::Job(id, OfJob::Extend), _) => self.extend(id).await,
             (OfQueue::Job(id, OfJob::Finish), _) => self.finish(id).await,
             (OfQueue::Job(id, OfJob::Cancel), _) => self.cancel(id).await,
+            (OfQueue::Job(id, OfJob::Release), _) => self.release(id).await,
             (OfQueue::Job(id, OfJob::Stall), _) => self.stall(id).await,
             (OfQueue::Job(id, OfJob::Retry), _) => self.retry(id).await,
         }
@@ -214,8 +215,15 @@ impl Call<'_> {
         }
         let (lease, delay_ms, failure) = asked::cancel(self.text()?, id)?;
         let now_ms = self.now_ms();
-        let state = self.queue.store.cancel(lease, now_ms + delay_ms, failure, now_ms).await?;
+        let failed = Cancel::Failed { retry_at_ms: now_ms + delay_ms, failure };
+        let state = self.queue.store.cancel(lease, failed, now_ms).await?;
         Ok(super::ok(&Cancelled { state: state.as_str() }))
+    }
+
+    async fn release(&self, id: JobId) -> Answer {
+        let (lease, release) = asked::release(self.text()?, id)?;
+        self.queue.store.cancel(lease, release, self.now_ms()).await?;
+        Ok(super::empty_object())
     }
 
     async fn stall(&self, id: JobId) -> Answer {

@@ -167,6 +167,7 @@ struct Totals {
     stalled: u64,
     retried: u64,
     retracted: u64,
+    released: u64,
 }
 
 #[derive(Serialize)]
@@ -183,8 +184,9 @@ impl Queue {
     /// Of this one.
     pub fn of(queue: &queues::Queue, counts: Counts) -> Queue {
         let settings = queue.settings();
-        let fanfare_jobs::Totals { put, known, claimed, finished, failed, stalled, retried, retracted, .. } =
-            counts.totals;
+        let fanfare_jobs::Totals {
+            put, known, claimed, finished, failed, stalled, retried, retracted, released, ..
+        } = counts.totals;
         Queue {
             name: queue.name.to_string(),
             waiting: counts.waiting,
@@ -194,7 +196,7 @@ impl Queue {
             finished: counts.kept,
             bytes: counts.bytes,
             waiting_since_ms: counts.waiting_since_ms,
-            totals: Totals { put, known, claimed, finished, failed, stalled, retried, retracted },
+            totals: Totals { put, known, claimed, finished, failed, stalled, retried, retracted, released },
             limits: Limits {
                 jobs_max: settings.limits.jobs_max,
                 bytes_max: settings.limits.bytes_max,

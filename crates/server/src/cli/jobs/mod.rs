@@ -92,6 +92,14 @@ enum Verb {
         #[arg(long, value_name = "TEXT")]
         progress: Option<String>,
     },
+    /// Give a claimed job back that was not worked on, or not to its end: no attempt of it is used up
+    Release {
+        #[command(flatten)]
+        held: LeaseArgs,
+        /// What was done of it: whoever claims it next is told
+        #[arg(long, value_name = "TEXT")]
+        progress: Option<String>,
+    },
     /// Park a claimed job that cannot be done, for a person to look at
     Stall {
         #[command(flatten)]
@@ -252,6 +260,9 @@ pub async fn run(args: JobsArgs) -> anyhow::Result<()> {
                 ("progress", progress.map(Value::from)),
             ];
             held.post("cancel", more, told::state).await
+        }
+        Verb::Release { held, progress } => {
+            held.post("release", [("progress", progress.map(Value::from))], told::done).await
         }
         Verb::Stall { held, reason } => held.post("stall", [("reason", Some(reason.into()))], told::done).await,
         Verb::Retry { of, all: true, filter, .. } => of.post("/retry", filter.body(), told::retried).await,

@@ -13,8 +13,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fanfare_jobs::{
-    Claim, Claimed, Counts, Entry, Failure, Job, JobId, JobStore, Kind, Lease, Limits, Page, Phase, Put, Query, Spec,
-    State, StoreError, Totals,
+    Cancel, Claim, Claimed, Counts, Entry, Failure, Job, JobId, JobStore, Kind, Lease, Limits, Page, Phase, Put, Query,
+    Spec, State, StoreError, Totals,
 };
 use redis::Value;
 use tokio::sync::watch;
@@ -209,10 +209,20 @@ impl JobStore for RedisStore {
         Ok(())
     }
 
-    async fn cancel(&self, lease: Lease, retry_at_ms: u64, failure: Failure, now_ms: u64) -> Result<State, StoreError> {
-        let [reason, progress] = left_behind(failure);
-        let args = vec![number(lease.number), reason, progress, number(retry_at_ms.saturating_sub(now_ms))];
-        self.change("cancel", lease.job, args, now_ms).await
+    async fn cancel(&self, lease: Lease, cancel: Cancel, now_ms: u64) -> Result<State, StoreError> {
+        let mut args = vec![number(lease.number)];
+        let verb = match cancel {
+            Cancel::Failed { retry_at_ms, failure } => {
+                args.extend(left_behind(failure));
+                args.push(number(retry_at_ms.saturating_sub(now_ms)));
+                "cancel"
+            }
+            Cancel::Released { progress } => {
+                args.push(optional(progress.as_deref()));
+                "release"
+            }
+        };
+        self.change(verb, lease.job, args, now_ms).await
     }
 
     async fn stall(&self, lease: Lease, failure: Failure, now_ms: u64) -> Result<(), StoreError> {
@@ -247,7 +257,8 @@ impl JobStore for RedisStore {
         }
         let member = |(since_ms, id)| [letter(state).as_bytes(), &place(since_ms), &place(id)].concat();
         let (attempt_min, limit) = (number(attempt_min.into()), number(limit as u64));
-        let args = vec![member(from), member(to), attempt_min, optional(key.as_deref()), limit];
+        let key = optional(key.as_deref().map(str::as_bytes));
+        let args = vec![member(from), member(to), attempt_min, key, limit];
         let mut answer = read(Answer::of(self.look("list", args).await?))?;
         let next = read(answer.optional(Answer::text))?;
         let next = next.map(|next| place_of(&next).ok_or_else(misread)).transpose()?;
@@ -269,6 +280,7 @@ impl JobStore for RedisStore {
             retracted: next()?,
             exhausted: next()?,
             withdrawn: next()?,
+            released: next()?,
         };
         let waiting_since_ms = read(answer.optional(Answer::number))?;
         Ok(Counts { waiting, delayed, claimed, stalled, kept, bytes, waiting_since_ms, totals })
@@ -307,8 +319,8 @@ fn written(spec: Spec, now_ms: u64) -> [Vec<u8>; 7] {
         number(priority.into()),
         number(not_before_ms.saturating_sub(now_ms)),
         number(not_before_ms),
-        optional(key.as_deref()),
-        optional(idempotency_key.as_deref()),
+        optional(key.as_deref().map(str::as_bytes)),
+        optional(idempotency_key.as_deref().map(str::as_bytes)),
         data.into(),
     ]
 }
@@ -332,8 +344,8 @@ fn place_of(member: &str) -> Option<(u64, JobId)> {
     Some((since_ms.parse().ok()?, JobId(id.parse().ok()?)))
 }
 
-fn optional(text: Option<&str>) -> Vec<u8> {
-    text.map_or_else(Vec::new, |text| format!("+{text}").into())
+fn optional(bytes: Option<&[u8]>) -> Vec<u8> {
+    bytes.map_or_else(Vec::new, |bytes| [b"+", bytes].concat())
 }
 
 /// As the scripts call it.

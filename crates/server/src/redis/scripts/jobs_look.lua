@@ -64,6 +64,7 @@ function questions.counts()
   local answer = { counted('w', 'x'), counted('d', 'e'), counted('c', 'd'), counted('s', 't'), counted('f', 'g') }
   local names = {
     'bytes', 'put', 'known', 'claimed', 'finished', 'failed', 'stalled', 'retried', 'retracted', 'exhausted', 'withdrawn',
+    'released',
   }
   for _, n in ipairs(redis.call('HMGET', META, unpack(names))) do
     answer[#answer + 1] = tonumber(n) or 0

@@ -24,6 +24,13 @@ function verbs.cancel(row)
   fail(row, now + tonumber(ARGV[9]), now)
 end
 
+-- ARGV: 7 the progress (optional). No attempt was made.
+function verbs.release(row)
+  tally('released', 1)
+  row.progress = optional(ARGV[7]) or row.progress
+  enter(row, 'w', 0, now)
+end
+
 -- ARGV: 7 the reason, 8 the progress.
 function verbs.stall(row)
   row.reason, row.progress = ARGV[7], ARGV[8]
