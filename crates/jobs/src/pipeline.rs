@@ -148,6 +148,11 @@ impl Pipeline {
         &self.stages
     }
 
+    /// Whether compiling it again would make the same: files that its stages have read are still as they were.
+    pub fn is_current(&self) -> bool {
+        self.stages.iter().all(|slot| slot.stage.is_current())
+    }
+
     /// Counts on where an earlier pipeline of the same stages did: what that one has begun it still ends, and the sums are
     /// those of both.
     pub fn count_on_from(&mut self, before: &Pipeline) {

@@ -395,7 +395,7 @@ impl Source {
 
     fn checked(&self, file: &Path, text: &str) -> Result<Config, ConfigError> {
         let written: Written = toml::from_str(text).map_err(|error| ConfigError::from_toml(&error, file, text))?;
-        self.layered(written).map_err(|wrong| ConfigError::from_wrong(wrong, file, text))
+        self.layered(written, file).map_err(|wrong| ConfigError::from_wrong(wrong, file, text))
     }
 
     fn text(&self) -> Result<String, ConfigError> {
@@ -405,9 +405,10 @@ impl Source {
         std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.clone(), source })
     }
 
-    fn layered(&self, file: Written) -> Result<Config, Wrong> {
-        let environment = environment::written(&self.environment, file.apps.is_some())?;
-        check::config(self.flags.written().over(environment.over(file)))
+    fn layered(&self, written: Written, file: &Path) -> Result<Config, Wrong> {
+        let environment = environment::written(&self.environment, written.apps.is_some())?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        check::config(self.flags.written().over(environment.over(written)), folder)
     }
 }
 

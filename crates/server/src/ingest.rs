@@ -82,7 +82,7 @@ pub struct Piped {
     pub worker: Worker,
 }
 
-/// All that a compiled pipeline follows from.
+/// All that a compiled pipeline follows from, but for files that its stages have read.
 #[derive(Clone, PartialEq)]
 struct MadeOf {
     pipeline: PipelineSettings,
@@ -152,7 +152,8 @@ impl Ingest {
                 channel_name_len_max: app.limits.channel_name_len_max,
             };
             let known = before.lanes.get(&name);
-            let lane = match known.filter(|(before, _)| *before == made_of) {
+            let same = |(before, lane): &&(MadeOf, Arc<Lane>)| *before == made_of && lane.pipeline.is_current();
+            let lane = match known.filter(same) {
                 Some((_, lane)) => lane.clone(),
                 None => {
                     // What jobs of a queue in memory publish is as lasting as they are.

@@ -130,6 +130,29 @@ fn a_reload_changes_pipelines_and_loses_nothing() {
     eventually("all are finished", || server.count("finished") == 150);
 }
 
+#[test]
+fn a_table_that_was_written_anew_is_read_by_a_reload() {
+    let lookup = "{ stage = \"lookup\", field = \"forum\", into = \"forum\", file = \"tables/forums.json\" }";
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str| {
+        fs::create_dir_all(folder.path().join("tables")).expect("the folder is ours");
+        fs::write(folder.path().join("tables/forums.json"), json!({ "1": name }).to_string()).expect("it is ours");
+    };
+    write("news");
+    let file = folder.path().join("fanfare.toml");
+    fs::write(&file, config(&format!("{lookup}, {ROUTE}"), CHANNELS)).expect("the folder is ours");
+    // Not where the server runs.
+    let server = Server::start_with("", &["--config", file.to_str().expect("it is text")]);
+    let mut socket = server.connect();
+    socket.subscribe("thread.2");
+    for name in ["news", "sports"] {
+        write(name);
+        server.read_again();
+        server.put([comment(0)]);
+        assert_eq!(inner(&socket.expect_event("create"))["forum"], name);
+    }
+}
+
 /// A server that is killed has made an attempt: it may have ended for the job.
 #[test]
 fn what_is_in_flight_when_the_server_stops_has_used_up_no_attempt() {

@@ -177,4 +177,9 @@ pub trait Stage: Send + Sync {
     fn figures(&self) -> Vec<(String, u64)> {
         Vec::new()
     }
+
+    /// Whether what it was made of beside its table is still as it was.
+    fn is_current(&self) -> bool {
+        true
+    }
 }

@@ -23,8 +23,8 @@ const BUFFER_BYTES_MAX: u32 = 1 << 30;
 /// What stands between us and a reader gives up after 60 s of silence, most often.
 const QUIET_S_MAX: u32 = 60;
 
-/// Checks all layers, laid over each other.
-pub(super) fn config(written: Written) -> Result<Config, Wrong> {
+/// Checks all layers, laid over each other. `folder` is where the file is.
+pub(super) fn config(written: Written, folder: &Path) -> Result<Config, Wrong> {
     let default = Config::default();
     let listen_place = place_of(&written.listen);
     let admin_place = place_of(&written.admin_listen);
@@ -53,7 +53,7 @@ pub(super) fn config(written: Written) -> Result<Config, Wrong> {
     config.data_dir = data_dir(written.data_dir, config.listen.port());
     config.redis = written.redis.map(redis::checked).transpose()?;
     let lists = any(written.stages, BTreeMap::new());
-    config.ingest = pipelines::shared(any(written.ingest, WrittenIngest::default()), &lists)?;
+    config.ingest = pipelines::shared(any(written.ingest, WrittenIngest::default()), &lists, folder)?;
     match written.apps.filter(|apps| !apps.value.is_empty()) {
         Some(written) => {
             config.apps = tenants::apps(written.value, &config, &lists)?;

@@ -12,7 +12,7 @@ use fanfare_jobs::pipeline::{self, Table};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,8 @@ pub struct IngestSettings {
     pub keys: BTreeMap<String, pipeline::Secret>,
     /// Whether stages may do harm on purpose.
     pub faults: bool,
+    /// Where the configuration is, and files that stages name.
+    pub folder: PathBuf,
     /// Where file sinks may write.
     pub file_dir: Option<PathBuf>,
     /// A stage or a sink that has input for so long and gets nowhere raises an alarm.
@@ -93,6 +95,7 @@ impl Default for IngestSettings {
             lists: BTreeMap::new(),
             keys: BTreeMap::new(),
             faults: false,
+            folder: PathBuf::new(),
             file_dir: None,
             stuck_after: Duration::from_secs(60),
         }
@@ -103,7 +106,7 @@ impl Default for IngestSettings {
 pub(super) type Lists = BTreeMap<String, At<Vec<At<WrittenPart>>>>;
 
 /// Checks what all pipelines share. The lists themselves are checked where they are used.
-pub(super) fn shared(written: WrittenIngest, lists: &Lists) -> Result<IngestSettings, Wrong> {
+pub(super) fn shared(written: WrittenIngest, lists: &Lists, folder: &Path) -> Result<IngestSettings, Wrong> {
     let default = IngestSettings::default();
     let keys = any(written.keys, BTreeMap::new()).into_iter();
     let stuck_after_s = number(written.stuck_after_s, 1..=HOUR_S, default.stuck_after.as_secs())?;
@@ -111,6 +114,7 @@ pub(super) fn shared(written: WrittenIngest, lists: &Lists) -> Result<IngestSett
         lists: lists.iter().map(|(name, list)| (name.clone(), tables(&list.value))).collect(),
         keys: keys.map(|(name, key)| Ok((name, secret(key)?))).collect::<Result<_, Wrong>>()?,
         faults: any(written.faults, default.faults),
+        folder: folder.into(),
         file_dir: written.file_dir.map(|folder| folder.value.into()),
         stuck_after: Duration::from_secs(stuck_after_s),
     })

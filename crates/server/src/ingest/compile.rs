@@ -62,10 +62,10 @@ fn compile(
         lists: ingest.lists.clone(),
         keys: ingest.keys.clone(),
         copies_to: siblings(app, pipeline),
+        folder: ingest.folder.clone(),
         comparisons: means.comparisons.clone(),
         channel_rule: Arc::new(rule),
         faults: ingest.faults,
-        ..Shared::default()
     };
     let written =
         Written { name: pipeline.name.to_string(), queue: pipeline.queue.to_string(), stages: pipeline.stages.clone() };

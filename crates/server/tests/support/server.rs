@@ -161,6 +161,11 @@ impl Server {
     /// Changes its configuration, and waits until it goes by that.
     pub fn reload(&self, config: &str) {
         fs::write(self.config_file(), config).expect("the configuration is written");
+        self.read_again();
+    }
+
+    /// Has it read its configuration again, and waits until it goes by that.
+    pub fn read_again(&self) {
         let reloads = || self.log().matches("configuration reloaded").count();
         let before = reloads();
         self.signal("HUP");

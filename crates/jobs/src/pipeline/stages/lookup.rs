@@ -1,7 +1,9 @@
 //! Values by what a field says, from a table that is read when the pipeline is compiled.
 
 use std::fs;
-use std::path::Path as File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path as File, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::Value;
 
@@ -17,7 +19,7 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 pub(crate) const KINDS: &[StageKind] = &[StageKind {
     name: "lookup",
     summary: "Gives a field the value that a table has for another field. What the table does not have fails the record, \
-              unless there is a `default`. The table is read again when the configuration is.",
+              unless there is a `default`. A file that has changed is read again when the configuration is: on SIGHUP, or when that changes.",
     keys: &[
         required("field", "field", "What to look up: a string, a number or a boolean."),
         required("into", "field", "What gets the value; may be the same field."),
@@ -34,18 +36,27 @@ struct Lookup {
     field: Path,
     into: Path,
     table: Fields,
+    file: Option<(PathBuf, Option<Facts>)>,
     default: Option<Value>,
 }
 
+/// Enough of a file to tell that it is another or has been written: device, inode, length, time of the last change.
+type Facts = (u64, u64, u64, Option<SystemTime>);
+
 fn build(params: &Params) -> Result<Box<dyn Stage>, Bad> {
-    let table = match (params.opt_map("map")?, params.opt_text("file")?) {
-        (Some(table), None) => table,
-        (None, Some(file)) => read(&params.shared.folder.join(file)).map_err(|message| Bad::at("file", message))?,
+    let (table, file) = match (params.opt_map("map")?, params.opt_text("file")?) {
+        (Some(table), None) => (table, None),
+        (None, Some(file)) => {
+            let file = params.shared.folder.join(file);
+            // Before it is read: what is written in between is then a change.
+            let facts = facts(&file);
+            (read(&file).map_err(|message| Bad::at("file", message))?, Some((file, facts)))
+        }
         (Some(_), Some(_)) => return Err(Bad::at("file", "there is a `map` already")),
         (None, None) => return Err(Bad::at("map", "either it or `file` is required")),
     };
     let (field, into) = (params.path("field")?, params.path("into")?);
-    Ok(Box::new(Lookup { field, into, table, default: params.value("default") }))
+    Ok(Box::new(Lookup { field, into, table, file, default: params.value("default") }))
 }
 
 fn read(file: &File) -> Result<Fields, String> {
@@ -56,6 +67,11 @@ fn read(file: &File) -> Result<Fields, String> {
     }
     let text = fs::read(file).map_err(|error| problem(&error))?;
     serde_json::from_slice(&text).map_err(|error| problem(&error))
+}
+
+fn facts(file: &File) -> Option<Facts> {
+    let of = |it: fs::Metadata| (it.dev(), it.ino(), it.len(), it.modified().ok());
+    fs::metadata(file).ok().map(of)
 }
 
 impl Stage for Lookup {
@@ -72,6 +88,10 @@ impl Stage for Lookup {
         self.into.set(fields, value)?;
         Ok(Outcome::One(record))
     }
+
+    fn is_current(&self) -> bool {
+        self.file.as_ref().is_none_or(|(file, then)| facts(file) == *then)
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +99,7 @@ mod tests {
     use serde_json::json;
 
     use crate::pipeline::Shared;
-    use crate::pipeline::testing::{check, check_with, wrong};
+    use crate::pipeline::testing::{check, check_with, compiled, wrong};
 
     #[test]
     fn values_are_looked_up() {
@@ -110,6 +130,10 @@ mod tests {
         std::fs::write(folder.join("list.json"), "[]").expect("it can be written");
         let stage = |file: &str| json!({ "stage": "lookup", "field": "f", "into": "f", "file": file });
         check_with(&shared, &stage("forums.json"), json!({ "f": 1 }), json!({ "f": "news" }));
+        let pipeline = compiled(json!([{ "stage": "json" }, stage("forums.json")]), &shared);
+        assert!(pipeline.is_current());
+        std::fs::write(folder.join("forums.json"), r#"{"1":"other"}"#).expect("it can be written");
+        assert!(!pipeline.is_current());
         for (file, expected) in
             [("nowhere.json", "nowhere.json: No such file"), ("list.json", "list.json: invalid type")]
         {
