@@ -48,15 +48,12 @@ pub(crate) use compile::{check_keys, suggest};
 pub use condition::Condition;
 pub use counts::{Counts, Tally};
 pub use params::{Bad, Params};
-pub use record::{Body, Fields, Lap, Record, RecordId, Route, Unsayable};
+pub use record::{Body, Fields, Lap, RECORDS_MAX, Record, RecordId, Route, Unsayable};
 pub(crate) use registry::table;
 pub use registry::{Key, Need, default, optional, reference, required};
 pub use sealing::Sealer;
 pub use stage::{At, Failed, Hold, OnError, Outcome, Reason, Stage};
 pub use stages::compare::Comparisons;
-
-/// Records that one job may become in all: a split of splits is bounded too.
-pub const RECORDS_MAX: usize = 10_000;
 
 /// A compiled pipeline. Stages that remember something remember it for as long as it lives.
 pub struct Pipeline {
@@ -165,14 +162,13 @@ impl Pipeline {
     pub fn run(&self, from: usize, record: Record, now_ms: u64) -> Vec<Step> {
         let mut steps = Vec::with_capacity(1);
         let mut waiting = vec![(from, record)];
-        let mut records = 1;
         while let Some((index, record)) = waiting.pop() {
             let Some(slot) = self.stages.get(index) else {
                 steps.push(Step::Through(record));
                 continue;
             };
             let id = record.id;
-            match self.pass(slot, record, now_ms, &mut records) {
+            match self.pass(slot, record, now_ms) {
                 Ok(Outcome::One(record)) => waiting.push((index + 1, record)),
                 Ok(Outcome::Many(many)) => waiting.extend(many.into_iter().rev().map(|record| (index + 1, record))),
                 Ok(Outcome::Held(record, hold)) => steps.push(Step::Held { stage: index, record, hold }),
@@ -208,16 +204,15 @@ impl Pipeline {
         self.stages[stage].counts.fail();
     }
 
-    /// One record, one stage; counted, timed where that is wanted, and with the stage's policy applied. `records` is how
-    /// many the job has become.
-    fn pass(&self, slot: &Slot, record: Record, now_ms: u64, records: &mut usize) -> Result<Outcome, Failed> {
+    /// One record, one stage; counted, timed where that is wanted, and with the stage's policy applied.
+    fn pass(&self, slot: &Slot, record: Record, now_ms: u64) -> Result<Outcome, Failed> {
         slot.counts.enter();
         let before = (slot.on_error == OnError::Pass).then(|| record.clone());
         let started = self.traced.then(Instant::now);
         let at = At { now_ms, queue: &self.queue, pipeline: &self.name, stage: &slot.name };
         let applied = catch_unwind(AssertUnwindSafe(|| slot.stage.apply(record, &at)));
         let outcome = applied.unwrap_or_else(|_| Err("the stage panicked".into()));
-        let mut outcome = settle(slot, before, bounded(outcome, records));
+        let mut outcome = settle(slot, before, bounded(outcome));
         if let (Some(started), Ok(outcome)) = (started, &mut outcome) {
             let lap = Lap { stage: slot.name.clone(), us: started.elapsed().as_micros() as u64 };
             records_of(outcome).for_each(|record| record.laps.push(lap.clone()));
@@ -227,12 +222,11 @@ impl Pipeline {
 }
 
 /// Refuses what would make more than [`RECORDS_MAX`] records of a job.
-fn bounded(outcome: Result<Outcome, Failed>, records: &mut usize) -> Result<Outcome, Failed> {
-    if let Ok(Outcome::Many(many)) = &outcome {
-        *records += many.len().saturating_sub(1);
-        if *records > RECORDS_MAX {
-            return Err(format!("the job became more than {RECORDS_MAX} records").into());
-        }
+fn bounded(outcome: Result<Outcome, Failed>) -> Result<Outcome, Failed> {
+    if let Ok(Outcome::Many(many)) = &outcome
+        && let Some(first) = many.first()
+    {
+        first.made.records(many.len())?;
     }
     outcome
 }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -16,6 +17,12 @@ use crate::job::{Job, Kind};
 
 /// A job's fields, after a decode stage.
 pub type Fields = Map<String, Value>;
+
+/// Records that one job may become in all: a split of splits is bounded too.
+pub const RECORDS_MAX: usize = 10_000;
+
+/// Bytes that splits may copy of one job: what each part has of the record that it was part of.
+pub const COPIED_BYTES_MAX: usize = 64 << 20;
 
 /// Of one step of a split: parts are numbered so that those of the next step are told apart too.
 pub const PARTS_MAX: u64 = 1000;
@@ -87,6 +94,32 @@ pub struct Lap {
     pub us: u64,
 }
 
+/// What a pipeline has made of a job so far, shared by all records of the job.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    more_records: AtomicUsize,
+    copied_bytes: AtomicUsize,
+}
+
+impl Made {
+    /// Of one record, so many.
+    pub(super) fn records(&self, records: usize) -> Result<(), Failed> {
+        let more = records.saturating_sub(1);
+        match self.more_records.fetch_add(more, Ordering::Relaxed) + more < RECORDS_MAX {
+            true => Ok(()),
+            false => Err(format!("the job became more than {RECORDS_MAX} records").into()),
+        }
+    }
+
+    /// So many more bytes: said before they are copied.
+    pub(super) fn copies(&self, bytes: usize) -> Result<(), Failed> {
+        match self.copied_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= COPIED_BYTES_MAX {
+            true => Ok(()),
+            false => Err(format!("its parts would copy more than {COPIED_BYTES_MAX} bytes of it").into()),
+        }
+    }
+}
+
 /// What passes through the stages.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -119,6 +152,7 @@ pub struct Record {
     pub sealer: Option<Arc<Sealer>>,
     /// Filled in pipelines that have a `trace` stage.
     pub laps: Vec<Lap>,
+    pub(crate) made: Arc<Made>,
 }
 
 /// Why a record has no text for a route.
@@ -153,6 +187,7 @@ impl Record {
             routes: Vec::new(),
             sealer: None,
             laps: Vec::new(),
+            made: Arc::default(),
         }
     }
 
@@ -190,6 +225,15 @@ impl Record {
         sealer.seal(&route.channel, text).map(Cow::Owned)
     }
 
+    /// Bytes that its body takes in memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.body {
+            // Copies share them.
+            Body::Raw(_) => 0,
+            Body::Json(value) => bytes_of(value),
+        }
+    }
+
     /// A decoded record's fields.
     pub(super) fn fields(&self) -> Result<&Fields, Failed> {
         match &self.body {
@@ -205,6 +249,19 @@ impl Record {
             body => Err(not_fields(body)),
         }
     }
+}
+
+/// How deep this goes is bounded by the decode stages.
+fn bytes_of(value: &Value) -> usize {
+    let within = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(bytes_of).sum(),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| size_of::<String>() + name.len() + bytes_of(value)).sum()
+        }
+    };
+    size_of::<Value>() + within
 }
 
 fn not_fields(body: &Body) -> Failed {

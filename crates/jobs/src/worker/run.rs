@@ -123,7 +123,7 @@ impl Run {
     }
 
     async fn lane(&self, lane: &Arc<Lane>, record: Record) -> Outcome {
-        let record = Record { branch: self.plan.branch(lane), ..record };
+        let record = Record { branch: self.plan.branch(lane), made: Arc::default(), ..record };
         lane.passed.count(|passed| passed.taken += 1);
         let steps = lane.pipeline.run(0, record, (self.inner.now)());
         let Settled { through, dropped, trouble } = self.settle(lane, steps).await;

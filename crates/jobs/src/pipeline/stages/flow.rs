@@ -151,6 +151,7 @@ impl Stage for Split {
         if items.len() > self.records_max {
             return Err(format!("more than {} items", self.records_max).into());
         }
+        record.made.copies(record.bytes().saturating_mul(items.len()))?;
         let parts = items.into_iter().enumerate().map(|(index, item)| {
             let id = record.id.part(index).ok_or("splits are nested too deep")?;
             let mut part = Record { id, ..record.clone() };
@@ -342,6 +343,38 @@ mod tests {
         for slot in pipeline.stages() {
             assert!(slot.counts.read().balances());
         }
+    }
+
+    #[test]
+    fn parts_carry_no_more_of_their_record_than_there_is_room_for() {
+        let split = |field: &str| json!({ "stage": "split", "field": field, "into": field });
+        let data = |text: usize, of: usize, more: usize| {
+            json!({ "text": "x".repeat(text), "of": vec![0; of], "more": vec![0; more] }).to_string()
+        };
+        let pipeline = compiled(json!([{ "stage": "json" }, split("of"), split("more")]), &Shared::default());
+        let parts = |data: String| {
+            let steps = pipeline.run(0, record(&data), 1000);
+            let failed = |step: &Step| matches!(step, Step::Failed { why, .. } if why.contains("67108864 bytes"));
+            (steps.len(), steps.iter().any(failed))
+        };
+        assert_eq!(parts(data(70_000, 1000, 1)), (1, true));
+        assert_eq!(parts(data(10_000, 1000, 1)), (1000, false));
+        // The parts of one job share the room, though each of them would have enough.
+        assert!(parts(data(10_000, 100, 1000)).1);
+    }
+
+    /// Else whoever waits in between could become as many again.
+    #[test]
+    fn records_that_waited_are_still_of_their_job() {
+        let stages =
+            json!([{ "stage": "json" }, { "stage": "split" }, { "stage": "delay", "ms": 1 }, { "stage": "split" }]);
+        let pipeline = compiled(stages, &Shared::default());
+        let held = pipeline.run(0, record(&json!(vec![vec![0; 1000]; 300]).to_string()), 1000);
+        let resumed = held.into_iter().flat_map(|step| match step {
+            Step::Held { stage, record, .. } => pipeline.resume(stage, record, 1001),
+            other => panic!("{other:?}"),
+        });
+        assert!(resumed.filter(|step| matches!(step, Step::Through(_))).count() <= 10_000);
     }
 
     #[test]
