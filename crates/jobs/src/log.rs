@@ -5,6 +5,9 @@
 //! - an entry that can be read has been made as safe as its log makes entries;
 //! - a mark does not go back.
 //!
+//! A log may be one that other processes have too ([`SharedLog`]). Then it may also lose its last entries, or all, while it is
+//! used, as its server may: whoever read them finds numbers left out ([`NUMBERS_SKIPPED`]) or another epoch.
+//!
 //! Not here: what an entry says, and who reads.
 
 mod memory;
@@ -12,6 +15,7 @@ pub(crate) mod window;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +25,9 @@ pub use memory::MemoryLog;
 
 /// Readers of a log that have a mark. Beyond, those are forgotten whose mark has been trimmed away; then no more are taken.
 pub const READERS_MAX: usize = 1000;
+
+/// Numbers that are left out where nobody knows which were given: more than any log holds.
+pub const NUMBERS_SKIPPED: u64 = 1 << 32;
 
 /// How much of a log is kept: as much as both bounds allow, or a sixteenth more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +43,19 @@ pub struct Keep {
 pub struct Fresh {
     /// When it came about.
     pub time_ms: u64,
+    /// What it is known by, if it may come again.
+    pub name: Option<Name>,
     /// What it says.
     pub data: Bytes,
+}
+
+/// What an entry is known by to a shared log, which takes no other of the same name meanwhile. No other log heeds it.
+#[derive(Clone, Debug)]
+pub struct Name {
+    /// Of which there are no two.
+    pub text: Arc<str>,
+    /// For how long.
+    pub known_ms: u64,
 }
 
 /// An entry.
@@ -64,6 +82,21 @@ pub struct Ends {
     pub bytes: u64,
 }
 
+/// How far a log has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tip {
+    /// The log's.
+    pub epoch: u64,
+    /// The number that the next entry will have.
+    pub next: u64,
+}
+
+impl From<Ends> for Tip {
+    fn from(Ends { epoch, next, .. }: Ends) -> Tip {
+        Tip { epoch, next }
+    }
+}
+
 /// Why a log did not do what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
@@ -73,10 +106,13 @@ pub enum LogError {
     /// No reader more.
     #[error("the log has {READERS_MAX} readers with a mark already")]
     TooManyReaders,
+    /// Numbers have begun anew, or some were lost.
+    #[error("the log has begun anew")]
+    Anew,
 }
 
-/// Ends when what was appended is as safe as its log makes entries.
-pub type Written = Pin<Box<dyn Future<Output = Result<(), LogError>> + Send>>;
+/// Ends when what was appended is as safe as its log makes entries: how many were new to it.
+pub type Written = Pin<Box<dyn Future<Output = Result<u64, LogError>> + Send>>;
 
 /// Keeps one log. Times are milliseconds on one clock, the caller's.
 #[async_trait]
@@ -84,9 +120,9 @@ pub trait Log: Send + Sync {
     /// Takes entries in: when this returns, their place is behind all that was taken in before.
     async fn append(&self, entries: Vec<Fresh>, now_ms: u64) -> Result<Written, LogError>;
 
-    /// The entries from this number on, or from the oldest that is there: at least one if there is any, and no more after so
-    /// many bytes.
-    async fn read(&self, from: u64, bytes_max: usize) -> Result<Vec<LogEntry>, LogError>;
+    /// The entries from this number of this epoch on, or from the oldest that is there: at least one if there is any, and no more
+    /// after so many bytes.
+    async fn read(&self, from: Tip, bytes_max: usize) -> Result<Vec<LogEntry>, LogError>;
 
     /// What it holds.
     async fn ends(&self) -> Result<Ends, LogError>;
@@ -103,6 +139,33 @@ pub trait Log: Send + Sync {
     /// From now on, so much is kept.
     fn set_keep(&self, keep: Keep);
 
-    /// The number of the next entry, as it changes.
-    fn wakes(&self) -> watch::Receiver<u64>;
+    /// How far it has come, as that changes.
+    fn wakes(&self) -> watch::Receiver<Tip>;
+
+    /// What there is more, if other processes have it too.
+    fn shared(&self) -> Option<&dyn SharedLog> {
+        None
+    }
+}
+
+/// Where a reader stands, wherever it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The last entry that it has done with.
+    pub mark: u64,
+    /// Who reads now; 0: nobody has said.
+    pub seat: u64,
+}
+
+/// A log that other processes have too, and read and append to.
+#[async_trait]
+pub trait SharedLog: Send + Sync {
+    /// From now on, this is who reads for a reader that has a mark, and nobody else.
+    async fn take_seat(&self, reader: &str, seat: u64) -> Result<(), LogError>;
+
+    /// Where these readers stand; `None` of those that are not known.
+    async fn standings(&self, readers: &[Box<str>]) -> Result<Vec<Option<Standing>>, LogError>;
+
+    /// Changes when somebody may have moved a mark or taken a seat, and now and then.
+    fn moves(&self) -> watch::Receiver<()>;
 }

@@ -431,10 +431,7 @@ fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
 /// Where queues have their jobs.
 fn kept(shared: Option<&Shared>, data: Option<&DataDir>) -> Kept {
     match shared {
-        Some(shared) => {
-            let jobs = shared.jobs.clone();
-            Kept::Shared(Box::new(move |app, settings| jobs.queue(app, settings)))
-        }
+        Some(shared) => Kept::Shared(Box::new(shared.clone())),
         None => Kept::Here(data.map(DataDir::queues)),
     }
 }

@@ -8,6 +8,7 @@
 //! - what a publisher was told is published is in the log, in the order of its channel;
 //! - what a log no longer holds is told as a gap;
 //! - a connection costs the same memory however slow it is, and no publisher waits for it;
+//! - nodes that share a log are one firehose: what is published, read or acknowledged at one is so at all of them;
 //! - an app without a firehose costs its publications one look-up.
 //!
 //! Not here: how a log is kept (`fanfare_jobs::log`).
@@ -104,7 +105,9 @@ impl Firehoses {
                 Some(hose) => hose.clone(),
                 None => {
                     let log = self.0.queues.log(&app.id, settings.durability, settings.keep)?;
-                    Arc::new(Hose::new(app.id.clone(), log, self.0.queues.clock()))
+                    let hose = Arc::new(Hose::new(app.id.clone(), log, self.0.queues.clock()));
+                    tokio::spawn(hose.clone().attend());
+                    hose
                 }
             };
             if app.enabled {

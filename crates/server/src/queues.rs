@@ -14,7 +14,7 @@ mod tally;
 
 pub use clock::Clock;
 pub use queue::{Queue, SLICE, SLICES_BYTES};
-pub use stores::{BadStore, Kept};
+pub use stores::{BadStore, Kept, Shared};
 pub use tally::AtTheDoor;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::committer::{Answer, Message, Wants};
 use crate::log::window::{Chunk, Marks, Window};
-use crate::log::{Ends, Fresh, Keep, Log, LogEntry, LogError, Written};
+use crate::log::{Ends, Fresh, Keep, Log, LogEntry, LogError, NUMBERS_SKIPPED, Tip, Written};
 use crate::store::StoreError;
 
 /// The tables' numbers begin behind those of queues.
@@ -40,9 +40,6 @@ const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Chunks that are trimmed in one batch, so that a smaller window does not hold up everybody.
 const TRIMMED_MAX: usize = 64;
 
-/// Numbers that a repaired log leaves out, as nobody knows which were given.
-const NUMBERS_SKIPPED: u64 = 1 << 32;
-
 /// The logs of a folder, as far as anybody has asked for them.
 pub(super) struct Logs {
     database: Option<Database>,
@@ -57,7 +54,7 @@ pub(super) struct Table {
     rows: Mutex<Option<Keyspace>>,
     held: Mutex<Held>,
     /// Behind the last entry that is on disk.
-    written: watch::Sender<u64>,
+    written: watch::Sender<Tip>,
 }
 
 struct Held {
@@ -118,7 +115,7 @@ impl LogAct {
         drop(held);
         Box::new(move |written: Result<(), StoreError>| {
             if written.is_ok() {
-                table.written.send_if_modified(|known| std::mem::replace(known, next) != next);
+                table.written.send_if_modified(|known| std::mem::replace(&mut known.next, next) != next);
             }
             answer(written);
         })
@@ -256,7 +253,7 @@ impl Table {
     }
 
     fn new(number: u32, epoch: u64, name: &str, held: Held, rows: Keyspace) -> Table {
-        let written = watch::Sender::new(held.window.next());
+        let written = watch::Sender::new(Tip { epoch, next: held.window.next() });
         Table { number, epoch, name: name.into(), rows: Mutex::new(Some(rows)), held: Mutex::new(held), written }
     }
 
@@ -300,10 +297,13 @@ impl Table {
         }
     }
 
-    fn read_entries(&self, from: u64, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+    fn read_entries(&self, from: Tip, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
         let rows = self.rows().ok_or_else(closed)?;
-        let next = *self.written.borrow();
-        let from = from.max(self.held().window.first()).min(next);
+        let Tip { epoch, next } = *self.written.borrow();
+        if from.epoch != epoch {
+            return Err(LogError::Anew);
+        }
+        let from = from.next.max(self.held().window.first()).min(next);
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for row in rows.range(self.key(ENTRY, from)..self.key(ENTRY, next)) {
             let (key, value) = row.into_inner().map_err(|error| unavailable(&error))?;
@@ -356,30 +356,32 @@ struct DiskLog {
 
 impl DiskLog {
     /// Hands something to the committer, in order. What is answered ends when that is on disk.
-    async fn act(&self, verb: Verb) -> Result<Written, LogError> {
+    async fn act(&self, verb: Verb) -> Result<impl Future<Output = Result<(), LogError>> + Send + use<>, LogError> {
         let (sender, receiver) = oneshot::channel();
         let answer: Answer = Box::new(move |written| _ = sender.send(written));
         let act = LogAct { table: self.table.clone(), verb, answer };
         self.acts.send(Message::Log(act)).await.map_err(|_| closed())?;
-        Ok(Box::pin(async move { receiver.await.map_err(|_| closed())?.map_err(LogError::from) }))
+        Ok(async move { receiver.await.map_err(|_| closed())?.map_err(LogError::from) })
     }
 }
 
 #[async_trait]
 impl Log for DiskLog {
     async fn append(&self, entries: Vec<Fresh>, now_ms: u64) -> Result<Written, LogError> {
-        self.act(Verb::Append { entries, now_ms }).await
+        let n = entries.len() as u64;
+        let written = self.act(Verb::Append { entries, now_ms }).await?;
+        Ok(Box::pin(async move { written.await.map(|()| n) }))
     }
 
-    async fn read(&self, from: u64, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+    async fn read(&self, from: Tip, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
         let table = self.table.clone();
         let read = tokio::task::spawn_blocking(move || table.read_entries(from, bytes_max)).await;
         read.unwrap_or_else(|error| Err(unavailable(&error)))
     }
 
     async fn ends(&self) -> Result<Ends, LogError> {
-        let (next, window) = (*self.table.written.borrow(), &self.table.held().window);
-        Ok(Ends { epoch: self.table.epoch, first: window.first().min(next), next, bytes: window.bytes() })
+        let (Tip { epoch, next }, window) = (*self.table.written.borrow(), &self.table.held().window);
+        Ok(Ends { epoch, first: window.first().min(next), next, bytes: window.bytes() })
     }
 
     async fn mark(&self, reader: &str) -> Result<Option<u64>, LogError> {
@@ -404,7 +406,7 @@ impl Log for DiskLog {
         self.table.held().window.keep = keep;
     }
 
-    fn wakes(&self) -> watch::Receiver<u64> {
+    fn wakes(&self) -> watch::Receiver<Tip> {
         self.table.written.subscribe()
     }
 }

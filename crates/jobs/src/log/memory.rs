@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::window::{Marks, Window};
-use super::{Ends, Fresh, Keep, Log, LogEntry, LogError, Written};
+use super::{Ends, Fresh, Keep, Log, LogEntry, LogError, Tip, Written};
 
 /// A log in memory.
 #[derive(Debug)]
 pub struct MemoryLog {
     epoch: u64,
     held: Mutex<Held>,
-    wakes: watch::Sender<u64>,
+    wakes: watch::Sender<Tip>,
 }
 
 #[derive(Debug)]
@@ -29,7 +29,8 @@ impl MemoryLog {
     /// An empty one.
     pub fn new(keep: Keep) -> MemoryLog {
         let held = Held { window: Window::new(keep), entries: VecDeque::new(), marks: Marks::default() };
-        MemoryLog { epoch: fastrand::u64(1..), held: Mutex::new(held), wakes: watch::Sender::new(1) }
+        let epoch = fastrand::u64(1..);
+        MemoryLog { epoch, held: Mutex::new(held), wakes: watch::Sender::new(Tip { epoch, next: 1 }) }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -49,20 +50,23 @@ impl Held {
 #[async_trait]
 impl Log for MemoryLog {
     async fn append(&self, entries: Vec<Fresh>, now_ms: u64) -> Result<Written, LogError> {
-        let mut held = self.held();
-        for Fresh { time_ms, data } in entries {
+        let (mut held, n) = (self.held(), entries.len() as u64);
+        for Fresh { time_ms, data, .. } in entries {
             let (number, _) = held.window.push(time_ms, data.len());
             held.entries.push_back(LogEntry { number, time_ms, data });
         }
         held.trim(now_ms);
         // Under the lock, so that the number does not go back.
-        self.wakes.send_replace(held.window.next());
-        Ok(Box::pin(ready(Ok(()))))
+        self.wakes.send_replace(Tip { epoch: self.epoch, next: held.window.next() });
+        Ok(Box::pin(ready(Ok(n))))
     }
 
-    async fn read(&self, from: u64, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+    async fn read(&self, from: Tip, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+        if from.epoch != self.epoch {
+            return Err(LogError::Anew);
+        }
         let held = self.held();
-        let start = held.entries.partition_point(|entry| entry.number < from);
+        let start = held.entries.partition_point(|entry| entry.number < from.next);
         let mut bytes = 0;
         let fits = |entry: &&LogEntry| {
             let fits = bytes < bytes_max;
@@ -96,7 +100,7 @@ impl Log for MemoryLog {
         self.held().window.keep = keep;
     }
 
-    fn wakes(&self) -> watch::Receiver<u64> {
+    fn wakes(&self) -> watch::Receiver<Tip> {
         self.wakes.subscribe()
     }
 }

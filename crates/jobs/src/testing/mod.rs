@@ -1,8 +1,9 @@
 //! The promises that every [`JobStore`] keeps, as tests that an implementation runs on itself.
 //!
 //! [`job_store_contract!`](crate::job_store_contract) makes a test of each promise, so that none can be left out;
-//! [`model`] compares a store with a naive one under random verbs.
+//! [`model`] compares a store with a naive one under random verbs. [`log`] is about logs.
 
+pub mod log;
 pub mod model;
 
 use std::sync::Arc;

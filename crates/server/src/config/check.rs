@@ -63,24 +63,10 @@ pub(super) fn config(written: Written, folder: &Path) -> Result<Config, Wrong> {
         None => config.apps = vec![AppSettings::development(config.data_dir.is_some() && config.redis.is_none())],
     }
     config.push_stream = written.push_stream.map(|written| push_stream::checked(written, &config)).transpose()?;
-    if config.redis.is_some() {
-        no_firehose(&config)?;
-    }
     config.role = role::checked(written.role, config.redis.is_some())?;
     listeners_differ(&config).map_err(complaint_at(admin_place.or(listen_place.clone())))?;
     development_stays_home(&config).map_err(complaint_at(listen_place))?;
     Ok(config)
-}
-
-/// Each node would have its own, with what was published there.
-fn no_firehose(config: &Config) -> Result<(), Wrong> {
-    match config.apps.iter().find(|app| app.firehose.is_some()) {
-        Some(app) => {
-            let message = format!("the app \"{}\" has a firehose, which nodes that share [redis] cannot have", app.id);
-            Err(Wrong::at(Place::Byte(0), message))
-        }
-        None => Ok(()),
-    }
 }
 
 /// The development app's secret is printed in our documentation: beyond this machine it would protect nothing.

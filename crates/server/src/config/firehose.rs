@@ -7,7 +7,6 @@ use super::{Secret, tenants};
 use fanfare_jobs::log::Keep;
 use fanfare_jobs::pipeline::Condition;
 use fanfare_proto::channel::ChannelPattern;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,10 +50,10 @@ pub struct FirehoseToken {
     pub connections_max: u32,
 }
 
-/// Checks an app's firehose, and that no two of its tokens share a name.
+/// Checks an app's firehose, and that no two of its tokens share a name. `disk`: whether there is anything to keep it on.
 pub(super) fn checked(
     At { value: written, place }: At<WrittenFirehose>,
-    data_dir: Option<&Path>,
+    disk: bool,
 ) -> Result<FirehoseSettings, Wrong> {
     let Some(tokens) = written.tokens.filter(|tokens| !tokens.value.is_empty()) else {
         let message = "a firehose needs `tokens`, such as tokens = [{ name = \"…\", token = \"…\" }]";
@@ -71,7 +70,7 @@ pub(super) fn checked(
     }
     let window_s = number(written.window_s, 1..=MONTH_S, 3600_u64)?;
     Ok(FirehoseSettings {
-        durability: durability(written.durability, data_dir)?,
+        durability: durability(written.durability, disk)?,
         keep: Keep {
             age_ms: window_s * 1000,
             bytes: number(written.window_bytes, WINDOW_BYTES_MIN..=u32::MAX, 256 << 20)?,
@@ -81,14 +80,14 @@ pub(super) fn checked(
     })
 }
 
-fn durability(written: Option<At<String>>, data_dir: Option<&Path>) -> Result<Durability, Wrong> {
+fn durability(written: Option<At<String>>, disk: bool) -> Result<Durability, Wrong> {
     let Some(At { value, place }) = written else {
-        return Ok(if data_dir.is_some() { Durability::Disk } else { Durability::Memory });
+        return Ok(if disk { Durability::Disk } else { Durability::Memory });
     };
-    match (&*value, data_dir) {
+    match (&*value, disk) {
         ("memory", _) => Ok(Durability::Memory),
-        ("disk", Some(_)) => Ok(Durability::Disk),
-        ("disk", None) => {
+        ("disk", true) => Ok(Durability::Disk),
+        ("disk", false) => {
             Err(Wrong::at(place, "a firehose on disk needs a `data_dir`; durability = \"memory\" does without"))
         }
         _ => Err(Wrong::at(place, format!("expected \"disk\" or \"memory\", found {value:?}"))),

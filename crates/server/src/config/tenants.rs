@@ -44,6 +44,7 @@ fn app(
 ) -> Result<AppSettings, Wrong> {
     let At { value: app, place } = written;
     let id = id(app.id, place.clone(), taken)?;
+    let disk = config.data_dir.is_some() || config.redis.is_some();
     let settings = AppSettings {
         name: app.name.map_or(id.clone(), |name| name.value.into()),
         enabled: any(app.enabled, true),
@@ -54,8 +55,8 @@ fn app(
         allowed_origins: any(app.allowed_origins, Vec::new()).into_iter().map(origin).collect::<Result<_, _>>()?,
         keep_newest: any(app.keep_newest, Vec::new()).into_iter().map(channels).collect::<Result<_, _>>()?,
         history: any(app.history, Vec::new()).into_iter().map(history).collect::<Result<_, _>>()?,
-        queues: queues::checked(any(app.queues, Vec::new()), config.data_dir.is_some() || config.redis.is_some())?,
-        firehose: app.firehose.map(|written| firehose::checked(written, config.data_dir.as_deref())).transpose()?,
+        queues: queues::checked(any(app.queues, Vec::new()), disk)?,
+        firehose: app.firehose.map(|written| firehose::checked(written, disk)).transpose()?,
         pipelines: Vec::new(),
         idempotency_s: number(app.idempotency_s, 0..=DAY_S, 120)?,
         rollout: rollout::checked(any(app.rollout, WrittenRollout::default()))?,

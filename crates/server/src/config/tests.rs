@@ -112,9 +112,7 @@ fn what_the_example_shows_commented_out_is_the_default_too() {
     let on = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned();
     let text: Vec<String> = EXAMPLE.lines().map(on).collect();
     let text = text.join("\n").replace("/etc/fanfare", scene.path().to_str().expect("plain"));
-    // With [redis] there is no firehose.
-    let (text, firehose) = text.split_once("\n[apps.firehose]").expect("a firehose is shown");
-    let config = load(text).expect("it checks out");
+    let config = load(&text).expect("it checks out");
     assert_eq!(config.tls.map(|tls| tls.key), Some(scene.path().join("key.pem")));
     assert_eq!(config.push_stream, Some(PushStreamSettings::new("1001".into())));
     assert_eq!(config.apps[0].history.len(), 1);
@@ -126,8 +124,7 @@ fn what_the_example_shows_commented_out_is_the_default_too() {
     let [pipeline] = &config.apps[0].pipelines[..] else { panic!("one pipeline is shown") };
     assert_eq!((pipeline.stages.len(), pipeline.sinks.len(), pipeline.shadow), (2, 1, false));
     assert_eq!((config.ingest.faults, config.ingest.stuck_after), (false, Duration::from_secs(60)));
-    let with_firehose = format!("data_dir = \"there\"\n{APP}[apps.firehose]{firehose}");
-    let shown = load(&with_firehose).expect("it checks out").apps[0].firehose.clone().expect("there is one");
+    let shown = config.apps[0].firehose.clone().expect("there is one");
     let token = "[[apps.firehose.tokens]]\nname = \"a\"\ntoken = \"change-this-token\"\n";
     let least = load(&format!("data_dir = \"there\"\n{APP}{token}")).expect("it checks out").apps[0].firehose.clone();
     let least = least.expect("there is one");
@@ -153,7 +150,8 @@ fn a_firehose_needs_tokens_that_are_right() {
     let wrong = load(&token(", filter = \"data ==\"")).expect_err("the filter is none");
     assert!(wrong.starts_with("fanfare.toml:6: the filter of \"a\": "), "{wrong}");
     let shared = format!("{}[redis]\nservers = [\"redis://127.0.0.1:6379\"]\n", token(""));
-    refused(&shared, "fanfare.toml:1: the app \"7\" has a firehose, which nodes that share [redis] cannot have");
+    let shared = load(&shared).expect("nodes may share one");
+    assert_eq!(shared.apps[0].firehose.as_ref().map(|firehose| firehose.durability), Some(Durability::Disk));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::cursor::Cursor;
 use super::filter::Filters;
 use super::hose::Hose;
 use super::pace::Pace;
-use super::reader::{Reader, Start};
+use super::reader::{Reader, Start, counted};
 use super::refused::Refused;
 use super::{Firehoses, ack, asked};
 use crate::edge::Body;
@@ -81,6 +81,7 @@ impl Firehoses {
         let last = start.next - 1;
         let seat = consumer.map(|consumer| hose.seats.take(&consumer, last));
         if let Some(seat) = &seat {
+            seat.tell(&*hose.log).await?;
             // What was acknowledged since it was asked for the mark, nobody has told whoever sits here.
             let mark = hose.log.mark(&seat.name).await?;
             hose.seats.marked(&seat.name, mark.unwrap_or(last));
@@ -129,7 +130,9 @@ fn begin(ends: &Ends, since: &Since) -> Start {
         Since::Now => at(next, None, None),
         Since::Last(n) => at(next.saturating_sub(*n).max(first), None, None),
         Since::Cursor(cursor) if cursor.epoch != epoch || cursor.number >= next => at(first, Some(false), None),
-        Since::Cursor(Cursor { number, .. }) if number + 1 < first => at(first, Some(false), Some(first - 1 - number)),
+        Since::Cursor(Cursor { number, .. }) if number + 1 < first => {
+            at(first, Some(false), counted(first - 1 - number))
+        }
         Since::Cursor(Cursor { number, .. }) => at(number + 1, Some(true), None),
     }
 }
@@ -152,6 +155,8 @@ mod tests {
         assert_eq!(begin(cursor(7, 9)), (10, Some(true), None));
         assert_eq!(begin(cursor(7, 19)), (20, Some(true), None));
         assert_eq!(begin(cursor(7, 4)), (10, Some(false), Some(5)));
+        let repaired = Ends { first: 1 << 33, next: 1 << 34, ..ends };
+        assert_eq!(super::begin(&repaired, &cursor(7, 4)).missed, None);
         assert_eq!(begin(cursor(7, 20)), (10, Some(false), None));
         assert_eq!(begin(cursor(8, 15)), (10, Some(false), None));
     }

@@ -2,6 +2,9 @@
 //!
 //! Always true: the entries of a channel are in the order in which the broker took them; and one that could not be written, or
 //! of which nobody knows whether it was published, is written when its publisher posts it again with the same idempotency key.
+//!
+//! A log that other nodes have too knows by itself what it has taken in, as a repeat may come to another node. So does it know
+//! who reads for a consumer, and what was acknowledged elsewhere.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -10,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fanfare_hub::{Broker, BrokerError, ChannelKey, Post, Publication, Published};
-use fanfare_jobs::log::{Ends, Fresh};
+use fanfare_hub::{Broker, BrokerError, ChannelKey, Idempotency, Post, Publication, Published};
+use fanfare_jobs::log::{Ends, Fresh, Name};
 use fanfare_jobs::{Log, LogError};
 use tokio::sync::MutexGuard;
 
@@ -150,6 +153,23 @@ impl Hose {
         }
     }
 
+    /// Tells who sits here what other nodes were told of them, for as long as the process runs.
+    pub async fn attend(self: Arc<Hose>) {
+        let Some(shared) = self.log.shared() else { return };
+        let mut moves = shared.moves();
+        while moves.changed().await.is_ok() {
+            let sitters = self.seats.sitters();
+            if sitters.is_empty() {
+                continue;
+            }
+            let names: Vec<_> = sitters.iter().map(|(name, _)| name.clone()).collect();
+            match shared.standings(&names).await {
+                Ok(standings) => self.seats.heard(&sitters, &standings),
+                Err(error) => tracing::debug!(app = &*self.app, %error, "consumers are not looked after"),
+            }
+        }
+    }
+
     /// Publishes one after the other, and appends what was published. Must run to its end: who asked may go away.
     pub async fn publish(
         &self,
@@ -159,14 +179,19 @@ impl Hose {
     ) -> Result<Vec<Published>, BrokerError> {
         let turn = self.turns[self.hasher.hash_one(key) as usize % TURNS].lock().await;
         let (mut published, mut fresh, mut owed) = (Vec::with_capacity(posts.len()), Vec::new(), Vec::new());
+        let is_shared = self.log.shared().is_some();
         let mut outcome = Ok(());
         for (publication, post) in posts {
-            let word = post.idempotency.as_ref().map(|idempotency| format!("{}/{}", key.name(), idempotency.key));
-            let entry = is_for_everybody(key, &publication, &post)
-                .then(|| Fresh { time_ms: publication.time_ms, data: lines::entry(key.name(), &publication) });
+            let name = post.idempotency.as_ref().map(|idempotency| name(key, idempotency));
+            let word = name.as_ref().map(|name| name.text.clone());
+            let entry = is_for_everybody(key, &publication, &post).then(|| Fresh {
+                time_ms: publication.time_ms,
+                name,
+                data: lines::entry(key.name(), &publication),
+            });
             match broker.publish(key, publication, post).await {
                 Ok(one) => {
-                    if !one.repeated || self.is_owed(word.as_deref()) {
+                    if !one.repeated || is_shared || self.is_owed(word.as_deref()) {
                         fresh.extend(entry);
                         owed.extend(word);
                     }
@@ -179,20 +204,17 @@ impl Hose {
                 }
             }
         }
-        let n = fresh.len() as u64;
         let written = self.append(fresh, turn).await;
-        self.settle(&written, outcome.is_err(), owed);
-        if written.is_err() {
-            return Err(BrokerError::Unrecorded);
-        }
+        self.settle(written.as_ref().err(), outcome.is_err(), owed);
+        let n = written.map_err(|_| BrokerError::Unrecorded)?;
         self.counts.appended.fetch_add(n, Ordering::Relaxed);
         outcome.map(|()| published)
     }
 
     /// The turn ends when the entries have their place, which is before they are written.
-    async fn append(&self, fresh: Vec<Fresh>, turn: MutexGuard<'_, ()>) -> Result<(), LogError> {
+    async fn append(&self, fresh: Vec<Fresh>, turn: MutexGuard<'_, ()>) -> Result<u64, LogError> {
         if fresh.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let written = self.log.append(fresh, self.clock.now_ms()).await?;
         drop(turn);
@@ -204,18 +226,17 @@ impl Hose {
     }
 
     /// Remembers what a repeat has to append, and forgets what has been. `is_unsure`: of the last nobody knows.
-    fn settle(&self, written: &Result<(), LogError>, is_unsure: bool, mut words: Vec<String>) {
+    fn settle(&self, failed: Option<&LogError>, is_unsure: bool, mut words: Vec<Arc<str>>) {
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        match written {
-            Err(_) => words.into_iter().for_each(|word| owed.add(word)),
-            Ok(()) => {
+        match failed {
+            Some(_) => words.into_iter().for_each(|word| owed.add(word)),
+            None => {
                 let unsure = words.pop().filter(|_| is_unsure);
                 words.iter().for_each(|word| owed.remove(word));
                 unsure.into_iter().for_each(|word| owed.add(word));
             }
         }
         drop(owed);
-        let failed = written.as_ref().err();
         match (failed, self.is_failing.swap(failed.is_some(), Ordering::Relaxed)) {
             (Some(error), false) => {
                 tracing::error!(app = &*self.app, %error, "the firehose cannot be written: its app's publishers are refused");
@@ -226,6 +247,12 @@ impl Hose {
     }
 }
 
+/// What a publication is known by, among those of all channels.
+fn name(key: &ChannelKey, idempotency: &Idempotency) -> Name {
+    let known_ms = u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX);
+    Name { text: format!("{}/{}", key.name(), idempotency.key).into(), known_ms }
+}
+
 /// Publications that may be missing, the oldest first.
 #[derive(Default)]
 struct Owed {
@@ -234,8 +261,7 @@ struct Owed {
 }
 
 impl Owed {
-    fn add(&mut self, word: String) {
-        let word: Arc<str> = word.into();
+    fn add(&mut self, word: Arc<str>) {
         if self.words.insert(word.clone()) {
             self.order.push_back(word);
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_jobs::LogError;
+use fanfare_jobs::log::{NUMBERS_SKIPPED, Tip};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -151,11 +152,12 @@ impl Reader {
     /// Reads a page and sends what is for this reader; or rests, if there is none.
     async fn page(&mut self) -> Result<(), Why> {
         let mut wakes = self.hose.log.wakes();
-        let entries = self.hose.log.read(self.next, PAGE_BYTES).await?;
+        let here = Tip { epoch: self.epoch, next: self.next };
+        let entries = self.hose.log.read(here, PAGE_BYTES).await?;
         if entries.is_empty() {
             self.flush().await?;
-            let next = self.next;
-            return self.pause(async { _ = wakes.wait_for(|known| *known > next).await }).await;
+            let is_news = |tip: &Tip| tip.epoch != here.epoch || tip.next > here.next;
+            return self.pause(async { _ = wakes.wait_for(is_news).await }).await;
         }
         for (number, entry) in self.filters.sift(entries).await.map_err(|_| Why::Filter)? {
             self.step(number, entry).await?;
@@ -168,7 +170,7 @@ impl Reader {
         if number > self.next {
             let cursor = self.cursor(number - 1);
             self.hose.counts.gaps.fetch_add(1, Ordering::Relaxed);
-            self.form.gap(&mut self.buffer, cursor, Some(number - self.next));
+            self.form.gap(&mut self.buffer, cursor, counted(number - self.next));
         }
         self.next = number + 1;
         self.hear();
@@ -272,6 +274,11 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// How many are missing, if these numbers were all given.
+pub fn counted(missed: u64) -> Option<u64> {
+    Some(missed).filter(|missed| *missed < NUMBERS_SKIPPED)
 }
 
 async fn taken(told: Option<watch::Receiver<Told>>) {

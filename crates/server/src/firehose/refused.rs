@@ -91,7 +91,9 @@ impl Refused {
             }
             Refused::Body(bad) => bad.status(),
             Refused::Strange => StatusCode::CONFLICT,
-            Refused::Log(LogError::Unavailable(_)) | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Log(LogError::Unavailable(_) | LogError::Anew) | Refused::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 

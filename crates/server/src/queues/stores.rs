@@ -40,11 +40,17 @@ pub enum Kept {
     /// In this process: on disk in a folder, if there is one, or in memory.
     Here(Option<PathBuf>),
     /// Where other nodes have them too, whatever their durability.
-    Shared(Shared),
+    Shared(Box<dyn Shared>),
 }
 
-/// Finds the store of an app's queue.
-pub type Shared = Box<dyn Fn(&str, &QueueSettings) -> Arc<dyn JobStore> + Send + Sync>;
+/// What nodes share.
+pub trait Shared: Send + Sync {
+    /// The store of an app's queue.
+    fn queue(&self, app: &str, settings: &QueueSettings) -> Arc<dyn JobStore>;
+
+    /// An app's log.
+    fn log(&self, app: &str, durability: Durability, keep: Keep) -> Arc<dyn Log>;
+}
 
 /// The stores of a node.
 pub struct Stores {
@@ -65,7 +71,7 @@ impl Stores {
         let name = full_name(app, &settings.name);
         let folder = match &self.kept {
             Kept::Here(folder) => folder,
-            Kept::Shared(shared) => return Ok(shared(app, settings)),
+            Kept::Shared(shared) => return Ok(shared.queue(app, settings)),
         };
         match (settings.durability, folder) {
             (Durability::Memory, _) => Ok(Arc::new(MemoryStore::new(settings.limits))),
@@ -80,8 +86,10 @@ impl Stores {
 
     /// An app's log.
     pub fn log(&self, app: &str, durability: Durability, keep: Keep) -> Result<Arc<dyn Log>, BadStore> {
-        // Nodes that share Redis have no firehose, as the configuration was told.
-        let folder = if let Kept::Here(folder) = &self.kept { folder.as_deref() } else { None };
+        let folder = match &self.kept {
+            Kept::Here(folder) => folder,
+            Kept::Shared(shared) => return Ok(shared.log(app, durability, keep)),
+        };
         match (durability, folder) {
             (Durability::Memory, _) => Ok(Arc::new(MemoryLog::new(keep))),
             (Durability::Disk, None) => Err(BadStore::NoFolder(format!("the firehose of app {app}").into())),

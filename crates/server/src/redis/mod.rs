@@ -9,8 +9,9 @@
 //! - between [`LinkEvents::down`] and [`LinkEvents::up`] of a unit, messages of its channels may have been missed; at other
 //!   times none was, as far as the server and the probe can tell.
 //!
-//! Not here: what the scripts do (`broker`, `presence`, `jobs`).
+//! Not here: what the scripts do (`broker`, `presence`, `jobs`, `logs`).
 
+mod assurance;
 pub mod broker;
 #[cfg(test)]
 mod broker_chaos;
@@ -28,6 +29,7 @@ pub mod jobs;
 mod leases;
 mod limits;
 mod link;
+mod logs;
 mod mirror;
 pub mod nodes;
 mod pace;
@@ -133,6 +135,8 @@ pub trait LinkEvents: Send + Sync {
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long servers may take to be there when the node starts. What will not mend itself ends the start at once.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between attempts to listen for news.
+const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at whether they are.
 const START_PAUSE: Duration = Duration::from_millis(20);
 
@@ -276,6 +280,11 @@ impl Redis {
         self.unit(unit).home().map_or_else(String::new, |link| link.address.to_string())
     }
 
+    /// Under which generation the unit's server is known; 0: under none.
+    fn generation(&self, unit: UnitIx) -> u64 {
+        self.unit(unit).generation()
+    }
+
     /// Subscribes to a channel, named whole (by [`Redis::key`]); returns once the server has confirmed it. Kept over
     /// reconnects until [`Redis::unsubscribe`]; not kept if this fails.
     pub async fn subscribe(&self, unit: UnitIx, channel: Vec<u8>) -> Result<(), CallError> {
@@ -291,6 +300,14 @@ impl Redis {
                 self.unsubscribe(unit, &channel);
                 Err(CallError::Timeout)
             }
+        }
+    }
+
+    /// The same, however long it takes.
+    async fn listen(self, unit: UnitIx, channel: Vec<u8>) {
+        while let Err(error) = self.subscribe(unit, channel.clone()).await {
+            tracing::debug!(%error, "news are not heard yet");
+            sleep(LISTEN_PAUSE).await;
         }
     }
 

@@ -6,19 +6,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fanfare_hub::{BrokerEvents, ChannelKey, Hub, StoreError};
-
+use fanfare_jobs::log::Keep;
+use fanfare_jobs::{JobStore, Log};
 use tokio::time::{Instant, sleep};
 
+use super::assurance::Assurances;
 use super::broker::{Ears, RedisBroker};
 use super::jobs::RedisJobs;
 use super::limits::RedisLimits;
+use super::logs::RedisLogs;
 use super::nodes::{Nodes, Report};
 use super::presence::RedisPresence;
 use super::relay::Relay;
 use super::revocations::Revocations;
 use super::{CallError, LinkEvents, Redis, StartError, UnitIx};
 use crate::apps::Apps;
-use crate::config::RedisSettings;
+use crate::config::{Durability, QueueSettings, RedisSettings};
+use crate::queues;
 use crate::readiness::{Readiness, Unready};
 use crate::tokens::Tokens;
 
@@ -36,8 +40,8 @@ pub struct Shared {
     pub presence: RedisPresence,
     /// Knows which node has which session, and asks it.
     pub relay: Relay,
-    /// Keeps the jobs of queues.
-    pub jobs: RedisJobs,
+    jobs: RedisJobs,
+    logs: RedisLogs,
 }
 
 /// Why a node could not join the others.
@@ -67,16 +71,19 @@ struct Others {
     limits: RedisLimits,
     relay: Relay,
     jobs: RedisJobs,
+    logs: RedisLogs,
+    assurances: Assurances,
 }
 
 #[async_trait]
 impl LinkEvents for Listeners {
     async fn message(&self, unit: UnitIx, channel: &[u8], payload: Bytes) {
-        if let Some(Others { revocations, limits, relay, jobs, .. }) = self.others.get()
+        if let Some(Others { revocations, limits, relay, jobs, logs, .. }) = self.others.get()
             && (revocations.message(channel, &payload)
                 || limits.message(unit, channel, &payload)
                 || relay.message(unit, channel, &payload)
-                || jobs.message(channel))
+                || jobs.message(channel)
+                || logs.message(channel, &payload))
         {
             return;
         }
@@ -84,18 +91,30 @@ impl LinkEvents for Listeners {
     }
 
     fn down(&self, unit: UnitIx) {
-        self.others.get().into_iter().for_each(|others| others.jobs.down(unit));
+        self.others.get().into_iter().for_each(|others| others.assurances.doubt(unit));
         self.ears.down(unit);
     }
 
     async fn up(&self, unit: UnitIx, generation: u64) {
-        if let Some(Others { presence, revocations, limits, jobs, .. }) = self.others.get() {
+        if let Some(Others { presence, revocations, limits, jobs, logs, assurances, .. }) = self.others.get() {
+            assurances.doubt(unit);
             jobs.up(unit);
+            logs.up(unit);
             presence.up(unit, generation);
             revocations.up(unit);
             limits.up(unit);
         }
         self.ears.up(unit, generation).await;
+    }
+}
+
+impl queues::Shared for Shared {
+    fn queue(&self, app: &str, settings: &QueueSettings) -> Arc<dyn JobStore> {
+        self.jobs.queue(app, settings)
+    }
+
+    fn log(&self, app: &str, durability: Durability, keep: Keep) -> Arc<dyn Log> {
+        self.logs.log(app, durability, keep)
     }
 }
 
@@ -114,13 +133,17 @@ impl Shared {
         let revocations = Revocations::new(redis.clone(), tokens.clone());
         let limits = RedisLimits::new(presence.clone(), apps);
         let relay = Relay::new(redis.clone());
-        let jobs = RedisJobs::new(redis.clone());
+        let assurances = Assurances::new(&redis);
+        let jobs = RedisJobs::new(redis.clone(), assurances.clone());
+        let logs = RedisLogs::new(redis.clone(), assurances.clone());
         let others = Others {
             presence: presence.clone(),
             revocations: revocations.clone(),
             limits: limits.clone(),
             relay: relay.clone(),
             jobs: jobs.clone(),
+            logs: logs.clone(),
+            assurances,
         };
         listeners.others.set(others).unwrap_or_else(|_| unreachable!("it is set here only"));
         // From here on they are told what they listen for.
@@ -129,7 +152,7 @@ impl Shared {
         limits.start().await?;
         relay.start().await?;
         let broker = RedisBroker::start(redis.clone(), &listeners.ears, events, outbox_bytes_max).await?;
-        Ok(Shared { redis, broker, presence, relay, jobs })
+        Ok(Shared { redis, broker, presence, relay, jobs, logs })
     }
 
     /// Sends newcomers to other nodes while a server is away from this one, for as long as the process runs. Those who are here

@@ -208,6 +208,11 @@ impl Unit {
         self.route().is_some_and(|current| Arc::ptr_eq(&current, route))
     }
 
+    /// Under which its server is known; 0: under none.
+    pub fn generation(&self) -> u64 {
+        self.route().map_or(0, |route| route.generation)
+    }
+
     /// Asks its server until there is an answer, for as long as the server says that it has done nothing.
     pub async fn ask(&self, question: &Question<'_>) -> Result<Value, CallError> {
         timeout(ASK_TIMEOUT, self.ask_on(question)).await.unwrap_or(Err(CallError::Timeout))

@@ -25,6 +25,7 @@ mod reader;
 pub mod redis;
 mod server;
 pub mod sse;
+pub mod tap;
 mod tunnel;
 mod websocket;
 mod wire;

@@ -55,7 +55,7 @@ async fn a_queue_on_disk_takes_jobs_only_where_each_is_synced() {
     assert!(put(&safe).await.is_ok());
 
     server.config("appendfsync", "everysec");
-    node.up(crate::redis::UnitIx(0));
+    node.0.assurances.doubt(crate::redis::UnitIx(0));
     let why = unavailable(put(&safe).await);
     assert!(why.contains("has appendfsync \"everysec\"") && why.contains(&server.addr().to_string()), "{why}");
     assert!(why.contains("appendonly yes, appendfsync always") && why.contains("durability = \"memory\""), "{why}");

@@ -6,7 +6,6 @@
 //!
 //! Not here: what a queue is (`fanfare_jobs`), and who may ask (`queues`, `api`).
 
-mod assurance;
 #[cfg(test)]
 mod crash_tests;
 mod store;
@@ -15,18 +14,13 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use fanfare_jobs::JobStore;
-use tokio::time::sleep;
 
-use self::assurance::Assurance;
 use self::store::RedisStore;
+use super::assurance::Assurances;
 use super::{Redis, UnitIx};
 use crate::config::{Durability, QueueSettings};
-
-/// Between attempts to listen for news of a queue.
-const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The queues of this node that others share; cheap to clone.
 #[derive(Clone)]
@@ -36,14 +30,12 @@ struct Inner {
     redis: Redis,
     /// By the channel of their news.
     queues: Mutex<HashMap<Vec<u8>, Arc<RedisStore>>>,
-    /// By unit.
-    assurances: Vec<Arc<Assurance>>,
+    assurances: Assurances,
 }
 
 impl RedisJobs {
     /// To be told what the links hear.
-    pub(super) fn new(redis: Redis) -> RedisJobs {
-        let assurances = redis.units().map(|unit| Arc::new(Assurance::new(redis.clone(), unit))).collect();
+    pub(super) fn new(redis: Redis, assurances: Assurances) -> RedisJobs {
         RedisJobs(Arc::new(Inner { redis, queues: Mutex::default(), assurances }))
     }
 
@@ -67,7 +59,7 @@ impl RedisJobs {
         // No channel is called so.
         let unit = redis.unit_of(app, &format!("#queue-{name}"));
         let assurance = match durability {
-            Durability::Disk => Some(self.0.assurances[usize::from(unit.0)].clone()),
+            Durability::Disk => Some(self.0.assurances.of(unit)),
             Durability::Memory => None,
         };
         RedisStore::new(redis, unit, &format!("{app}/{name}"), *limits, assurance)
@@ -81,14 +73,8 @@ impl RedisJobs {
         queue.is_some()
     }
 
-    /// The unit's server may be another one soon.
-    pub(super) fn down(&self, unit: UnitIx) {
-        self.0.assurances[usize::from(unit.0)].doubt();
-    }
-
     /// The unit serves again; what it told meanwhile was not heard.
     pub(super) fn up(&self, unit: UnitIx) {
-        self.0.assurances[usize::from(unit.0)].doubt();
         self.queues().values().filter(|queue| queue.unit() == unit).for_each(|queue| queue.wake());
     }
 
@@ -98,18 +84,10 @@ impl RedisJobs {
     }
 }
 
-/// Also says what is wrong before the first producer meets it.
+/// Also says what is wrong before the first producer meets it. Until its news are heard, sweeps wake those who wait.
 async fn begin(redis: Redis, queue: Arc<RedisStore>) {
-    listen(redis, queue.clone()).await;
+    redis.listen(queue.unit(), queue.news().to_vec()).await;
     if let Err(error) = queue.is_assured().await {
         tracing::warn!(queue = queue.name(), %error, "a queue will take no jobs");
-    }
-}
-
-/// Subscribes to a queue's news; until that is done, sweeps wake those who wait.
-async fn listen(redis: Redis, queue: Arc<RedisStore>) {
-    while let Err(error) = redis.subscribe(queue.unit(), queue.news().to_vec()).await {
-        tracing::debug!(%error, "news of a queue are not heard yet");
-        sleep(LISTEN_PAUSE).await;
     }
 }

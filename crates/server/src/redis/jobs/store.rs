@@ -19,7 +19,7 @@ use fanfare_jobs::{
 use redis::Value;
 use tokio::sync::watch;
 
-use super::assurance::Assurance;
+use crate::redis::assurance::Assurance;
 use crate::redis::presence::Answer;
 use crate::redis::{Redis, Script, UnitIx};
 

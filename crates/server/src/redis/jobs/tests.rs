@@ -11,8 +11,9 @@ use fanfare_jobs::testing::{LIMITS, model};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
-use super::{RedisJobs, listen};
+use super::RedisJobs;
 use crate::config::{Durability, QueueSettings, RedisSettings, test_redis};
+use crate::redis::assurance::Assurances;
 use crate::redis::tests::support::Redis as Server;
 use crate::redis::{LinkEvents, Redis, UnitIx};
 
@@ -27,11 +28,14 @@ impl LinkEvents for Ears {
     }
 
     fn down(&self, unit: UnitIx) {
-        self.0.get().into_iter().for_each(|jobs| jobs.down(unit));
+        self.0.get().into_iter().for_each(|jobs| jobs.0.assurances.doubt(unit));
     }
 
     async fn up(&self, unit: UnitIx, _generation: u64) {
-        self.0.get().into_iter().for_each(|jobs| jobs.up(unit));
+        if let Some(jobs) = self.0.get() {
+            jobs.0.assurances.doubt(unit);
+            jobs.up(unit);
+        }
     }
 }
 
@@ -39,7 +43,8 @@ impl LinkEvents for Ears {
 pub(super) async fn node(settings: &RedisSettings) -> RedisJobs {
     let ears = Arc::new(Ears::default());
     let redis = Redis::start(settings, ears.clone()).await.expect("the servers serve");
-    ears.0.get_or_init(|| RedisJobs::new(redis)).clone()
+    let assurances = Assurances::new(&redis);
+    ears.0.get_or_init(|| RedisJobs::new(redis, assurances)).clone()
 }
 
 /// A queue that nobody has used, by the clock that the suites have.
@@ -56,7 +61,7 @@ pub(super) fn settings(name: &str, durability: Durability) -> QueueSettings {
 async fn queue(node: &RedisJobs, name: &str) -> Arc<dyn JobStore> {
     let store = Arc::new(node.store("app", &settings(name, Durability::Memory)).by_callers_clock());
     node.queues().insert(store.news().to_vec(), store.clone());
-    listen(node.0.redis.clone(), store.clone()).await;
+    node.0.redis.clone().listen(store.unit(), store.news().to_vec()).await;
     store
 }
 

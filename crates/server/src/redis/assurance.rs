@@ -7,12 +7,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::redis::{CallError, Redis, UnitIx};
+use super::{CallError, Redis, UnitIx};
 
 /// What the server must be set to, by name.
 const NEEDED: [(&str, &str); 3] =
@@ -20,7 +20,28 @@ const NEEDED: [(&str, &str); 3] =
 /// How long a good answer is believed, and a bad one.
 const GOOD_FOR: Duration = Duration::from_secs(10);
 const BAD_FOR: Duration = Duration::from_secs(1);
-const OTHERWISE: &str = "or give the queue durability = \"memory\", with which it keeps jobs as well as Redis does";
+const OTHERWISE: &str =
+    "or give the queue or the firehose durability = \"memory\", with which it is kept as well as Redis keeps anything";
+
+/// What is known of all units; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Assurances(Arc<[Arc<Assurance>]>);
+
+impl Assurances {
+    pub(super) fn new(redis: &Redis) -> Assurances {
+        Assurances(redis.units().map(|unit| Arc::new(Assurance::new(redis.clone(), unit))).collect())
+    }
+
+    /// What is known of the one.
+    pub(super) fn of(&self, unit: UnitIx) -> Arc<Assurance> {
+        self.0[usize::from(unit.0)].clone()
+    }
+
+    /// The unit's server may be another one, from now on or from a moment ago.
+    pub(super) fn doubt(&self, unit: UnitIx) {
+        self.0[usize::from(unit.0)].doubts.fetch_add(1, Ordering::AcqRel);
+    }
+}
 
 /// What is known of a unit's server.
 pub(super) struct Assurance {
@@ -40,13 +61,8 @@ struct Said {
 }
 
 impl Assurance {
-    pub(super) fn new(redis: Redis, unit: UnitIx) -> Assurance {
+    fn new(redis: Redis, unit: UnitIx) -> Assurance {
         Assurance { redis, unit, doubts: AtomicU64::new(0), said: Mutex::default() }
-    }
-
-    /// The server may be another one, from now on or from a moment ago.
-    pub(super) fn doubt(&self) {
-        self.doubts.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whether what the server answers for is on disk; or why not, for the person who can change it.
@@ -93,7 +109,7 @@ fn wrong(settings: &HashMap<String, String>) -> Option<String> {
     let value = |name: &str| settings.get(name).map_or("", String::as_str);
     let (name, _) = NEEDED.iter().find(|(name, needed)| value(name) != *needed)?;
     let value = value(name);
-    Some(format!("has {name} {value:?}, and a queue on disk needs {}: set it there, {OTHERWISE}", needed()))
+    Some(format!("has {name} {value:?}, and durability = \"disk\" needs {}: set it there, {OTHERWISE}", needed()))
 }
 
 fn needed() -> String {
@@ -117,7 +133,7 @@ mod tests {
         check(["yes", "always", "no"], None);
         check(
             ["no", "always", "no"],
-            Some("has appendonly \"no\", and a queue on disk needs appendonly yes, appendfsync always"),
+            Some("has appendonly \"no\", and durability = \"disk\" needs appendonly yes, appendfsync always"),
         );
         check(["yes", "everysec", "no"], Some("has appendfsync \"everysec\""));
         check(["yes", "always", "yes"], Some("has no-appendfsync-on-rewrite \"yes\""));

@@ -1,0 +1,46 @@
+-- Changes what takes no room to speak of. ARGV[3] says what.
+local changes = {}
+
+-- ARGV: 4 the epoch of a new log. There is one from now on.
+function changes.begin()
+  if not read_log() then write_log(new_log(ARGV[4])) end
+end
+
+-- ARGV: 4 a reader, 5 the last number that it has done with, 6 how many readers may have a mark. Answers its mark; below zero if there
+-- are too many.
+function changes.mark()
+  local reader, number = ARGV[4], tonumber(ARGV[5])
+  local before = tonumber(redis.call('HGET', MARKS, reader) or '-1')
+  if before >= number then return before end
+  if before < 0 and redis.call('HLEN', MARKS) >= tonumber(ARGV[6]) then
+    local last, lowest
+    local all = redis.call('HGETALL', MARKS)
+    for i = 1, #all, 2 do
+      local mark = tonumber(all[i + 1])
+      if not lowest or mark < lowest then last, lowest = all[i], mark end
+    end
+    local log = read_log()
+    if not log or lowest + 1 >= first_number(log) then return -1 end
+    redis.call('HDEL', MARKS, last)
+    redis.call('HDEL', SEATS, last)
+  end
+  redis.call('HSET', MARKS, reader, text(number))
+  redis.call('SPUBLISH', NEWS, 'moved')
+  return number
+end
+
+-- ARGV: 4 a reader, 5 who reads from now on.
+function changes.seat()
+  redis.call('HSET', SEATS, ARGV[4], ARGV[5])
+  redis.call('SPUBLISH', NEWS, 'moved')
+end
+
+-- ARGV: 4 for how many ms entries are kept, 5 and how many bytes of them.
+function changes.trim()
+  local log = read_log()
+  if not log then return end
+  trim(log, tonumber(ARGV[4]), tonumber(ARGV[5]))
+  write_log(log)
+end
+
+return changes[ARGV[3]]()
