@@ -6,6 +6,7 @@
 mod support;
 
 mod nodes {
+    mod failover;
     mod firehose;
     mod gaps;
     mod groups;

@@ -9,13 +9,13 @@ use crate::support::{KEY, Nodes, Response, SECRET, Server, eventually, inner, on
 
 const QUEUE: &str = "/apps/1/queues/comments";
 const FINISHED: &str = "fanfare_pipeline_jobs_total{app=\"1\",queue=\"comments\",what=\"finished\"}";
-const SAFE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+pub(super) const SAFE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
-fn config(keys: &str) -> String {
+pub(super) fn config(keys: &str) -> String {
     one_app(&format!("[[apps.queues]]\nname = \"comments\"\nlease_s = 2\n{keys}"))
 }
 
-fn piped() -> String {
+pub(super) fn piped() -> String {
     config(
         "concurrency = 8\n[[apps.pipelines]]\nname = \"comments\"\nqueue = \"comments\"\n\
          stages = [{ stage = \"json\" }, { stage = \"route\", channels = [\"thread.{{ thread }}\"] }]\n\
@@ -23,21 +23,21 @@ fn piped() -> String {
     )
 }
 
-fn ask(node: &Server, method: &str, path: &str, body: &Value) -> Response {
+pub(super) fn ask(node: &Server, method: &str, path: &str, body: &Value) -> Response {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     node.signed(method, &format!("{QUEUE}{path}"), &[], &body)
 }
 
-fn put(node: &Server, jobs: Vec<Value>) -> Response {
+pub(super) fn put(node: &Server, jobs: Vec<Value>) -> Response {
     ask(node, "POST", "/jobs", &json!({ "jobs": jobs }))
 }
 
-fn count(node: &Server, what: &str) -> u64 {
+pub(super) fn count(node: &Server, what: &str) -> u64 {
     ask(node, "GET", "", &Value::Null).json()[what].as_u64().expect("a number")
 }
 
 /// The `n`-th comment of one of five threads.
-fn comment(n: usize) -> Value {
+pub(super) fn comment(n: usize) -> Value {
     let thread = n % 5;
     json!({ "key": format!("thread:{thread}"), "data": { "thread": thread, "n": n } })
 }
