@@ -8,6 +8,8 @@
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod crowd_tests;
 mod store;
 #[cfg(test)]
 mod tests;
