@@ -97,6 +97,8 @@ pub struct Feed {
     cursor: Option<String>,
     seen: Seen,
     look_at: Instant,
+    /// When the connection is given up, unless something is heard.
+    silent_at: Instant,
     pause: Duration,
     ever_connected: bool,
 }
@@ -114,6 +116,7 @@ impl Feed {
             cursor: None,
             seen: Seen::default(),
             look_at: Instant::now(),
+            silent_at: Instant::now() + SILENCE,
             pause: RETRY_FIRST,
             ever_connected: false,
         }
@@ -149,6 +152,7 @@ impl Feed {
         self.socket = Some(opened.with_context(|| format!("cannot connect to {}", server.authority))?);
         self.asked.clear();
         self.look_at = Instant::now();
+        self.silent_at = self.look_at + SILENCE;
         if let Wanted::Channels(names) = &self.wanted {
             self.subscribe(names.clone(), self.cursor.clone()).await?;
         }
@@ -189,14 +193,16 @@ impl Feed {
         if matches!(self.wanted, Wanted::Prefix(_)) && Instant::now() >= self.look_at {
             self.look().await?;
         }
-        let silent_at = Instant::now() + SILENCE;
         let until = match self.wanted {
-            Wanted::Prefix(_) => self.look_at.min(silent_at),
-            Wanted::Channels(_) => silent_at,
+            Wanted::Prefix(_) => self.look_at.min(self.silent_at),
+            Wanted::Channels(_) => self.silent_at,
         };
         match timeout_at(until, self.socket()?.next()).await {
-            Ok(incoming) => self.heard(incoming?),
-            Err(_) if until < silent_at => Ok(None),
+            Ok(incoming) => {
+                self.silent_at = Instant::now() + SILENCE;
+                self.heard(incoming?)
+            }
+            Err(_) if until < self.silent_at => Ok(None),
             Err(_) => Err(anyhow!("the server fell silent").into()),
         }
     }

@@ -19,12 +19,13 @@ use hyper::{Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use indicatif::ProgressBar;
 use serde::Serialize;
+use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Messages that wait in a lane.
@@ -38,6 +39,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How often a message is offered to a server that is too busy, or to one that cannot be connected to.
 const TRIES_MAX: u32 = 20;
 const RETRY_DEFAULT: Duration = Duration::from_secs(1);
+const RETRY_LONGEST: Duration = Duration::from_secs(60);
 
 /// Something to publish.
 #[derive(Debug, Serialize)]
@@ -58,7 +60,7 @@ pub struct Publication {
 pub struct Tally {
     /// The server has them.
     pub published: u64,
-    /// The server said no.
+    /// The server said no, or was not there.
     pub refused: u64,
     /// The connection broke before there was an answer: the server may have them.
     pub unknown: u64,
@@ -74,12 +76,23 @@ impl Tally {
         Tally { published: 0, refused: 0, unknown: 0, first_refusal: None, late_us }
     }
 
-    fn add(&mut self, other: Tally) {
-        self.published += other.published;
-        self.refused += other.refused;
-        self.unknown += other.unknown;
-        self.first_refusal = self.first_refusal.take().or(other.first_refusal);
-        self.late_us.add(other.late_us).expect("both grow by themselves");
+    fn count(&mut self, n: u64, outcome: Outcome) {
+        let why = match outcome {
+            Outcome::Published => return self.published += n,
+            Outcome::Refused(status, said) => {
+                self.refused += n;
+                format!("{status}: {said}")
+            }
+            Outcome::Unsent(why) => {
+                self.refused += n;
+                why
+            }
+            Outcome::Unknown(why) => {
+                self.unknown += n;
+                why
+            }
+        };
+        self.first_refusal.get_or_insert(why);
     }
 }
 
@@ -87,19 +100,22 @@ impl Tally {
 pub struct Lanes {
     to: Vec<mpsc::Sender<Publication>>,
     sent: u64,
-    lanes: Vec<JoinHandle<Tally>>,
+    lanes: JoinSet<()>,
+    tally: Rc<RefCell<Tally>>,
 }
 
 impl Lanes {
     /// Opens so many; the first connection has to succeed.
     pub async fn open(set: &LocalSet, access: Rc<Access>, n: usize, bar: &ProgressBar) -> anyhow::Result<Lanes> {
         drop(connect(&access).await?);
-        let mut lanes = Lanes { to: Vec::new(), sent: 0, lanes: Vec::new() };
+        let tally = Rc::new(RefCell::new(Tally::new()));
+        let mut lanes = Lanes { to: Vec::new(), sent: 0, lanes: JoinSet::new(), tally };
         for _ in 0..n {
             let (to, waiting) = mpsc::channel(WAITING_MAX);
-            let lane = Lane { access: access.clone(), connection: None, tally: Tally::new(), bar: bar.clone() };
+            let tally = lanes.tally.clone();
+            let lane = Lane { access: access.clone(), connection: None, tally, bar: bar.clone() };
             lanes.to.push(to);
-            lanes.lanes.push(set.spawn_local(lane.run(waiting)));
+            lanes.lanes.spawn_local_on(lane.run(waiting), set);
         }
         Ok(lanes)
     }
@@ -120,12 +136,17 @@ impl Lanes {
         self.sent
     }
 
-    /// Waits until everything has an answer.
-    pub async fn end(self) -> Tally {
+    /// Waits until everything has an answer, or until that is given up.
+    pub async fn end(self, given_up: impl Future<Output = ()>) -> Tally {
         drop(self.to);
-        let mut tally = Tally::new();
-        for lane in self.lanes {
-            tally.add(lane.await.expect("a lane does not panic"));
+        tokio::select! {
+            _ = self.lanes.join_all() => {}
+            () = given_up => {}
+        }
+        let mut tally = self.tally.replace(Tally::new());
+        let rest = self.sent - tally.published - tally.refused - tally.unknown;
+        if rest > 0 {
+            tally.count(rest, Outcome::Unknown("interrupted before there was an answer".to_owned()));
         }
         tally
     }
@@ -149,18 +170,20 @@ enum Outcome {
     Published,
     /// All of what was sent.
     Refused(StatusCode, String),
+    /// There was no connection.
+    Unsent(String),
     Unknown(String),
 }
 
 struct Lane {
     access: Rc<Access>,
     connection: Option<Connection>,
-    tally: Tally,
+    tally: Rc<RefCell<Tally>>,
     bar: ProgressBar,
 }
 
 impl Lane {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Publication>) -> Tally {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Publication>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while let Some(first) = waiting.recv().await {
             let mut bytes = first.data.len();
@@ -175,15 +198,15 @@ impl Lane {
             self.bar.inc(batch.len() as u64);
             batch.clear();
         }
-        self.tally
     }
 
-    fn note_lateness(&mut self, batch: &[Publication]) {
+    fn note_lateness(&self, batch: &[Publication]) {
         let now = Instant::now();
+        let late_us = &mut self.tally.borrow_mut().late_us;
         for publication in batch {
             let late = now.saturating_duration_since(publication.due);
             // Not `saturating_record`, which does not let it grow.
-            let recorded = self.tally.late_us.record(u64::try_from(late.as_micros()).unwrap_or(u64::MAX));
+            let recorded = late_us.record(u64::try_from(late.as_micros()).unwrap_or(u64::MAX));
             recorded.expect("it grows by itself");
         }
     }
@@ -194,24 +217,10 @@ impl Lane {
             Outcome::Refused(status, _) if batch.len() > 1 && status.is_client_error() => {
                 for one in batch {
                     let outcome = self.offer(std::slice::from_ref(one)).await;
-                    self.count(1, outcome);
+                    self.tally.borrow_mut().count(1, outcome);
                 }
             }
-            outcome => self.count(batch.len() as u64, outcome),
-        }
-    }
-
-    fn count(&mut self, n: u64, outcome: Outcome) {
-        match outcome {
-            Outcome::Published => self.tally.published += n,
-            Outcome::Refused(status, said) => {
-                self.tally.refused += n;
-                self.tally.first_refusal.get_or_insert(format!("{status}: {said}"));
-            }
-            Outcome::Unknown(why) => {
-                self.tally.unknown += n;
-                self.tally.first_refusal.get_or_insert(why);
-            }
+            outcome => self.tally.borrow_mut().count(batch.len() as u64, outcome),
         }
     }
 
@@ -234,8 +243,7 @@ impl Lane {
             Some(connection) => connection,
             None => match connect(&self.access).await {
                 Ok(connection) => connection,
-                // Nothing was sent.
-                Err(error) => return (Outcome::Unknown(format!("{error:#}")), Some(RETRY_DEFAULT)),
+                Err(error) => return (Outcome::Unsent(format!("{error:#}")), Some(RETRY_DEFAULT)),
             },
         };
         match timeout(ANSWER_WITHIN, self.exchange(connection, batch)).await {
@@ -270,5 +278,5 @@ fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
         return None;
     }
     let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    Some(seconds.map_or(RETRY_DEFAULT, Duration::from_secs))
+    Some(seconds.map_or(RETRY_DEFAULT, Duration::from_secs).min(RETRY_LONGEST))
 }

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper::header;
 use tokio::time::sleep;
 
-use super::request::ask;
+use super::request::{ANSWER_WITHIN, ask};
 use crate::ledger::report::{Parted, Report};
 use crate::ledger::text;
 
@@ -60,7 +60,15 @@ pub async fn run(args: LedgerArgs) -> anyhow::Result<()> {
         (true, None) => vec![file.source().load()?.admin_listen.to_string()],
     };
     loop {
-        let report = all(&nodes, minutes).await?;
+        let report = match all(&nodes, minutes).await {
+            // A server that is started again is looked at again.
+            Err(error) if watch => {
+                eprintln!("{error:#}");
+                sleep(EVERY).await;
+                continue;
+            }
+            report => report?,
+        };
         let text = match json {
             true => serde_json::to_string_pretty(&report)? + "\n",
             false => text::written(&report),
@@ -103,7 +111,7 @@ async fn one(node: &str, minutes: usize) -> anyhow::Result<Report> {
         .header(header::HOST, server)
         .body(Full::<Bytes>::default())
         .with_context(|| format!("{node}: expected the address of an admin listener"))?;
-    let (status, answer) = ask(server, request).await?;
+    let (status, answer) = ask(server, request, ANSWER_WITHIN).await?;
     if !status.is_success() {
         bail!("{node} answered {status}: {}", answer.trim());
     }

@@ -6,15 +6,17 @@
 
 use super::access::AccessArgs;
 use super::feed::{Feed, Heard, Message, Wanted};
+use super::replay::spinner;
 use super::tape::{Entry, Recorder};
+use crate::data::now_ms;
 use anyhow::Context;
 use clap::Args;
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub const EXAMPLES: &str = "\
@@ -75,18 +77,12 @@ impl Session {
             }
             None => Box::new(std::io::stdout()),
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("no machine's clock is before 1970");
-        let began_ms = u64::try_from(now.as_millis()).expect("some time is left until then");
-        let bar = ProgressBar::new_spinner();
-        let style = ProgressStyle::with_template("{spinner} {pos} messages, {per_sec}, {elapsed}");
-        bar.set_style(style.expect("the template is well formed"));
-        bar.enable_steady_tick(Duration::from_millis(200));
         Ok(Session {
-            tape: Recorder::begin(to, began_ms)?,
+            tape: Recorder::begin(to, now_ms())?,
             first_ms: None,
             channels: HashSet::new(),
             began: Instant::now(),
-            bar,
+            bar: spinner(),
         })
     }
 

@@ -69,7 +69,14 @@ pub async fn run(args: ReplayArgs) -> anyhow::Result<()> {
                 _ = interrupt.recv() => Ok(()),
                 _ = terminate.recv() => Ok(()),
             };
-            anyhow::Ok((replayed, replay.lanes.sent(), replay.lanes.end().await))
+            // A second signal does not wait for answers, either.
+            let given_up = async {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            };
+            anyhow::Ok((replayed, replay.lanes.sent(), replay.lanes.end(given_up).await))
         })
         .await?;
     bar.finish_and_clear();
@@ -98,7 +105,8 @@ fn progress_bar(messages: u64) -> ProgressBar {
     bar
 }
 
-fn spinner() -> ProgressBar {
+/// How it goes, where nobody knows how much there is.
+pub(super) fn spinner() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     let style = ProgressStyle::with_template("{spinner} {pos} messages, {per_sec}, {elapsed}");
     bar.set_style(style.expect("the template is well formed"));

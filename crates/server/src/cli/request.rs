@@ -1,6 +1,7 @@
 //! One signed request to the HTTP API, as the verbs of the command line make them.
 
 use super::access::Access;
+use crate::tokens::now_s;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use fanfare_proto::sign::sign_query;
@@ -8,12 +9,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::{Method, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A server that has not answered by then will not.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is asked of an app's API.
 pub struct Request {
@@ -53,9 +54,7 @@ impl Request {
         let server = access.server.authority.clone();
         let within = ANSWER_WITHIN + self.patience;
         let request = self.signed(access, now_s())?;
-        let (status, answer) = timeout(within, ask(&server, request))
-            .await
-            .with_context(|| format!("{server} did not answer within {} s", within.as_secs()))??;
+        let (status, answer) = ask(&server, request, within).await?;
         if !status.is_success() {
             bail!("{server} answered {status}: {}", answer.trim());
         }
@@ -85,13 +84,17 @@ impl Request {
     }
 }
 
-fn now_s() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.expect("no machine's clock is before 1970").as_secs()
+/// One request on a connection of its own.
+pub(super) async fn ask(
+    server: &str,
+    request: hyper::Request<Full<Bytes>>,
+    within: Duration,
+) -> anyhow::Result<(StatusCode, String)> {
+    let late = || format!("{server} did not answer within {} s", within.as_secs());
+    timeout(within, exchange(server, request)).await.with_context(late)?
 }
 
-/// One request on a connection of its own.
-pub(super) async fn ask(server: &str, request: hyper::Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, String)> {
+async fn exchange(server: &str, request: hyper::Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, String)> {
     let stream = TcpStream::connect(server).await.with_context(|| format!("cannot connect to {server}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let talk = async move {

@@ -1,7 +1,7 @@
 //! `fanfare jobs`: every verb, for people and for scripts.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -15,17 +15,17 @@ fn jobs(server: &Server, args: &[&str]) -> String {
     out
 }
 
+fn spawn(server: &Server, args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    command.arg("jobs").args(args);
+    command.args(["--url", &format!("http://{}", server.addr), "--app-id", APP_ID, "--key", KEY, "--secret", SECRET]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the command line runs")
+}
+
 /// Whether it succeeds on this input, and what it prints where.
 fn run(server: &Server, args: &[&str], input: &str) -> (bool, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
-        .arg("jobs")
-        .args(args)
-        .args(["--url", &format!("http://{}", server.addr), "--app-id", APP_ID, "--key", KEY, "--secret", SECRET])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the command line runs");
+    let mut child = spawn(server, args);
     child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
@@ -83,6 +83,36 @@ fn each_line_of_the_input_is_a_job() {
     assert_eq!(out.lines().count(), 1200);
     assert_eq!(server.count("waiting"), 1200);
     assert_eq!(server.claim(json!({}))[0]["data"], "line 0");
+}
+
+#[test]
+fn lines_are_put_as_they_come() {
+    let server = server("");
+    let mut child = spawn(&server, &["put", "mail", "-"]);
+    let mut input = child.stdin.take().expect("it is piped");
+    let mut out = BufReader::new(child.stdout.take().expect("it is piped"));
+    for n in 0..3 {
+        // Whoever writes waits for the id before the next.
+        writeln!(input, "line {n}").expect("it reads");
+        let mut id = String::new();
+        out.read_line(&mut id).expect("it answers");
+        assert!(id.trim().parse::<u64>().is_ok(), "{id:?}");
+    }
+    drop(input);
+    assert!(child.wait().expect("it ends").success());
+    assert_eq!(server.count("waiting"), 3);
+}
+
+#[test]
+fn long_lines_are_put_in_turns_and_one_key_is_not_for_all() {
+    let server = server("");
+    let lines: String = (0..50).map(|_| "\u{1}".repeat(20_000) + "\n").collect();
+    let (ok, out, error) = run(&server, &["put", "mail", "-"], &lines);
+    assert!(ok, "{error}");
+    assert_eq!(out.lines().count(), 50);
+    let (ok, _, error) = run(&server, &["put", "mail", "-", "--idempotency-key", "k"], "a\nb\n");
+    assert!(!ok && error.contains("all lines would be the same job"), "{error}");
+    assert_eq!(server.count("waiting"), 50);
 }
 
 #[test]

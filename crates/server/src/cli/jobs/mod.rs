@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use fanfare_jobs::Disk;
 use serde_json::{Map, Value, json};
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Stdin};
 use std::time::Duration;
 
 pub const EXAMPLES: &str = "\
@@ -26,8 +26,11 @@ Examples:
   fanfare jobs retry comments --all --job-key thread:7
   fanfare jobs counts";
 
-/// Lines of one put, as long as they are there already.
+/// Lines of one put, as long as they are there already,
 const LINES: usize = 500;
+
+/// and their bytes: less than a server takes by default, whatever JSON makes of them.
+const LINES_BYTES: usize = 128 << 10;
 
 #[derive(Debug, Args)]
 pub struct JobsArgs {
@@ -57,7 +60,7 @@ enum Verb {
         #[arg(long, value_name = "SECONDS")]
         lease_s: Option<u64>,
         /// How long to wait for one if there is none, up to 60
-        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=60))]
         wait_s: u64,
         /// Your name, for whoever looks at the list
         #[arg(long, value_name = "NAME")]
@@ -112,7 +115,7 @@ enum Verb {
         #[command(flatten)]
         of: QueueArgs,
         /// Their ids
-        #[arg(value_name = "JOB", required_unless_present = "all", conflicts_with = "all")]
+        #[arg(value_name = "JOB", required_unless_present = "all", conflicts_with_all = ["all", "FilterArgs"])]
         ids: Vec<u64>,
         /// All that fit
         #[arg(long)]
@@ -301,27 +304,49 @@ fn repair(data_dir: Option<String>, file: FileArgs) -> anyhow::Result<()> {
 
 /// Puts lines as they come: those that are there at once go together.
 async fn put_lines(of: QueueArgs, spec: &SpecArgs) -> anyhow::Result<()> {
+    ensure!(spec.idempotency_key.is_none(), "with --idempotency-key all lines would be the same job: leave it out");
     let access = of.to.access.resolve()?;
-    let mut input = std::io::stdin().lock();
+    let mut lines = Lines { input: BufReader::new(std::io::stdin()), next: String::new() };
+    let mut put = 0;
     loop {
-        let mut jobs = Vec::new();
-        while jobs.len() < LINES {
-            let mut line = String::new();
-            if input.read_line(&mut line).context("standard input")? == 0 {
-                break;
-            }
-            jobs.push(spec.job(line.trim_end_matches(['\n', '\r'])));
-            let more_is_there = input.fill_buf().is_ok_and(|rest| !rest.is_empty());
-            if !more_is_there {
-                break;
-            }
-        }
-        if jobs.is_empty() {
+        let batch = lines.batch().context("standard input")?;
+        if batch.is_empty() {
             return Ok(());
         }
+        let jobs: Vec<Value> = batch.iter().map(|line| spec.job(line.trim_end_matches(['\n', '\r']))).collect();
         let body = json!({ "jobs": jobs }).to_string();
-        let answer = Request::post(format!("/queues/{}/jobs", of.queue), body).send(&access).await?;
-        print(&answer, of.to.json, told::ids)?;
+        let answer = Request::post(format!("/queues/{}/jobs", of.queue), body).send(&access).await;
+        let lost = || format!("the lines from {} on may not have been put", put + 1);
+        print(&answer.with_context(lost)?, of.to.json, told::ids)?;
+        put += batch.len();
+    }
+}
+
+/// Standard input, of which it is known what was read already: std's own buffer does not tell without waiting for more.
+struct Lines {
+    input: BufReader<Stdin>,
+    /// Was read, and had no room in the last batch.
+    next: String,
+}
+
+impl Lines {
+    /// Waits for one line, and adds those that are there with it. None are the end.
+    fn batch(&mut self) -> std::io::Result<Vec<String>> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        if self.next.is_empty() {
+            self.input.read_line(&mut self.next)?;
+        }
+        while !self.next.is_empty()
+            && batch.len() < LINES
+            && (batch.is_empty() || bytes + self.next.len() <= LINES_BYTES)
+        {
+            bytes += self.next.len();
+            batch.push(std::mem::take(&mut self.next));
+            if self.input.buffer().contains(&b'\n') {
+                self.input.read_line(&mut self.next)?;
+            }
+        }
+        Ok(batch)
     }
 }
 
