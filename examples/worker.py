@@ -9,7 +9,8 @@ is in `work`; all else is what a worker in any language has to do:
 - it waits for jobs in the request itself (`wait_ms`), so it neither polls nor sleeps;
 - it extends the leases of what it works on, so a job may take longer than its lease;
 - a job that fails is given back and tried again later; one that can never succeed is stalled, for a person to look at;
-- it publishes under the job's own idempotency key, so a repeat after a crash is seen by nobody;
+- it publishes under the job's own idempotency key, so a repeat soon after a crash (`idempotency_s` of the app) is seen by
+  nobody;
 - on SIGTERM it ends what it has begun, and leaves.
 """
 
@@ -45,7 +46,7 @@ def work(job):
     try:
         comment = json.loads(job["data"])
         channel, text = f"thread.{comment['thread']}", html.escape(comment["text"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Poison(f"no comment: {error!r}") from error
     post("/events", {
         "name": job["kind"],
@@ -80,12 +81,12 @@ def post(path, body):
         target = f"{URL.path.rstrip('/')}{path}?{query}&auth_signature={signature}"
         connection.request("POST", target, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
-        answer = json.loads(response.read())
+        answer = response.read()
     finally:
         connection.close()
     if response.status >= 300:
-        raise Refused(response.status, answer)
-    return answer
+        raise Refused(response.status, answer.decode(errors="replace").strip())
+    return json.loads(answer)
 
 
 def about(job, verb, **more):
@@ -99,9 +100,10 @@ def keep(job, done):
     while not done.wait(LEASE_S / 3):
         try:
             about(job, "extend", lease_ms=LEASE_S * 1000)
-        except Refused:
-            return
-        except OSError:
+        except Refused as refused:
+            if refused.status == 409:
+                return
+        except (OSError, http.client.HTTPException):
             continue
 
 
@@ -117,7 +119,8 @@ def do(job):
         # 409: the lease has ended, so the job is somebody else's.
         if refused.status != 409:
             give_back(job, refused)
-    except OSError as error:
+    except Exception as error:
+        # Whatever it is: this job is tried again later, and the next one now.
         give_back(job, error)
     finally:
         done.set()

@@ -200,7 +200,7 @@ export class Fanfare {
 
   async #run(link) {
     await this.#ask(link);
-    await this.#freshToken();
+    link.over || await this.#freshToken();
     if (link.over) {
       return;
     }
@@ -239,10 +239,14 @@ export class Fanfare {
   }
 
   #askIn(seconds) {
-    this.#soon('rollout', () => {
+    this.#soon('rollout', async () => {
       this.#soon('rollout');
-      const link = this.#link;
-      link ? this.#ask(link).catch(() => link.over || this.#askIn(seconds)) : this.#connect();
+      if (this.#link) {
+        await this.#ask(this.#link).catch(() => {});
+        this.#link && (this.#timers.rollout || this.#askIn(seconds));
+      } else if (this.#state === 'off') {
+        this.#connect();
+      }
     }, 1_000 * seconds * (0.75 + Math.random() / 4));
   }
 

@@ -127,6 +127,38 @@ test('what cannot be asked changes nothing, and is asked again', async () => {
   await is(feed, 'off');
 });
 
+test('who is out asks the application for no token', async () => {
+  let [asked, tokens] = [0, 0];
+  await rollout('percent = 0');
+  const { feed } = open(direct, {
+    channels: [fresh('room')],
+    token: async () => `${tokens += 1}`,
+    fetch: (address, options) => (asked += 1, fetch(address, options)),
+  });
+  await until(() => asked > 2, 'further questions');
+  assert.deepEqual([feed.state, tokens], ['off', 0]);
+});
+
+test('a connection that takes over while it is asked does not end the asking', async () => {
+  let [questions, streams] = [0, 0];
+  const fetchSome = async (address, options) => {
+    if (address.includes('/rollout/') && (questions += 1) === 2) {
+      return new Promise((_, reject) => options.signal.addEventListener('abort', () => reject(new Error('aborted'))));
+    }
+    if (address.includes('/sub/') && (streams += 1) === 2) {
+      await until(() => questions === 2, 'the question');
+    }
+    return fetch(address, options);
+  };
+  await rollout('');
+  const { feed } = open(direct, { channels: [fresh('room')], transports: ['stream'], fetch: fetchSome });
+  await is(feed, 'connected');
+  feed.subscribe(fresh('room'));
+  await until(() => streams === 2, 'the second connection');
+  assert.equal(questions, 1);
+  await until(() => questions > 3, 'further questions');
+});
+
 test('a visitor without a name is the same the next time', async () => {
   const memory = new Map();
   const storage = { getItem: (name) => memory.get(name) ?? null, setItem: (name, value) => memory.set(name, value) };

@@ -14,7 +14,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use support::proxy::Proxy;
 use support::redis::Redis;
-use support::{APP_ID, Certificate, KEY, SECRET, Server, one_app};
+use support::{APP_ID, Certificate, KEY, Program, SECRET, Server, one_app};
 
 /// The toggles that some calls need on. Everything else is as a new user finds it.
 const FEATURES: &str = "client_events = true\nsubscription_count = true";
@@ -102,23 +102,20 @@ fn the_python_server_library() {
 #[test]
 fn the_django_example() {
     let data = tempfile::tempdir().expect("a folder");
-    let mut example = Command::new(clients().join(".venv/bin/python"))
+    let example = Command::new(clients().join(".venv/bin/python"))
         .arg(clients().join("../../examples/django-comments/run.py"))
         .args(["--site", "0", "--fanfare", "0", "--admin", "0"])
         .env("FANFARE", env!("CARGO_BIN_EXE_fanfare"))
         .env("DJANGO_COMMENTS_DATA", data.path())
         .stdout(Stdio::piped())
-        .spawn()
-        .expect("run `cargo xtask setup` first");
+        .spawn();
+    let mut example = Program(example.expect("run `cargo xtask setup` first"));
     // Kept until the end, as whoever prints into a closed pipe ends.
     let mut said = BufReader::new(example.stdout.take().expect("stdout is piped")).lines().map_while(Result::ok);
     let site = said.find_map(|line| Some(line.strip_prefix("comments: ")?.to_owned()));
     let site = site.expect("the example says where the site is");
     let site = site.split_whitespace().next().expect("an address");
     let driver = Command::new("node").arg("django.mjs").current_dir(clients()).env("SITE", site).status();
-    let kill = format!("kill -TERM {}", example.id());
-    assert!(Command::new("sh").args(["-c", &kill]).status().expect("sh runs").success());
-    example.wait().expect("the example ends");
     assert!(driver.expect("node starts").success());
 }
 
@@ -279,7 +276,7 @@ fn the_demo_page_and_a_restart(kind: &str, signal: &str) {
 /// Three nodes, and a load balancer in front of them that sends each request to the next one.
 struct Nodes {
     nodes: [Server; 3],
-    balancer: Child,
+    _balancer: Program,
     port: String,
     _redis: Redis,
 }
@@ -295,21 +292,13 @@ impl Nodes {
         let mut balancer = command.spawn().expect("node starts");
         let mut said = BufReader::new(balancer.stdout.take().expect("stdout is piped")).lines();
         let port = said.next().expect("it says where it listens").expect("a line");
-        Nodes { nodes, balancer, port, _redis: redis }
+        Nodes { nodes, _balancer: Program(balancer), port, _redis: redis }
     }
 
     fn over(&self, transport: &str, driver: &str) -> Command {
         let mut command = over(transport, driver, &self.nodes[0]);
         command.env("FANFARE_PORT", &self.port);
         command
-    }
-}
-
-impl Drop for Nodes {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        let _ = self.balancer.kill();
-        let _ = self.balancer.wait();
     }
 }
 

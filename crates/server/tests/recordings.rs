@@ -5,12 +5,13 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::proxy::Proxy;
-use support::{APP_ID, KEY, SECRET, Server, eventually, one_app};
+use support::{APP_ID, KEY, Program, SECRET, Server, eventually, one_app};
 
 /// As many as tests publish.
 const HISTORY: &str = "[[apps.history]]\nchannels = \"*\"\nmessages = 1000\nseconds = 300";
@@ -28,7 +29,7 @@ fn fanfare(verb: &str, at: SocketAddr) -> Command {
 
 /// A recorder at work.
 struct Recorder {
-    child: Child,
+    child: Program,
     said: std::io::Lines<BufReader<ChildStderr>>,
     folder: tempfile::TempDir,
 }
@@ -40,7 +41,7 @@ impl Recorder {
         command.args(args).arg("--out").arg(folder.path().join("tape.ndjson"));
         let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let said = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
-        Recorder { child, said, folder }
+        Recorder { child: Program(child), said, folder }
     }
 
     fn file(&self) -> PathBuf {
@@ -62,23 +63,10 @@ impl Recorder {
 
     /// Ends it as Ctrl-C does, and returns its last words.
     fn interrupt(&mut self) -> (ExitStatus, String) {
-        signal(&self.child, "INT");
+        self.child.signal("INT");
         let words: Vec<String> = self.said.by_ref().map_while(Result::ok).collect();
         (self.child.wait().expect("it is our child"), words.join("\n"))
     }
-}
-
-impl Drop for Recorder {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn signal(child: &Child, name: &str) {
-    let kill = format!("kill -{name} {}", child.id());
-    assert!(Command::new("sh").args(["-c", &kill]).status().expect("sh runs").success());
 }
 
 /// The messages of a recording: channel, event and data.
@@ -285,12 +273,34 @@ fn a_loop_ends_when_it_is_interrupted_and_adds_up() {
     let file = tape(folder.path(), &[(0, "a", "one"), (10, "b", "two")]);
     let mut command = fanfare("replay", server.addr);
     let child = command.arg(&file).arg("--loop").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let child = child.expect("it starts");
+    let mut child = Program(child.expect("it starts"));
     eventually("some rounds", || history(&server, "b").len() > 5);
-    signal(&child, "INT");
-    let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "{output:?}");
+    child.signal("INT");
+    assert!(child.wait().expect("it ends").success());
     let published = history(&server, "a").len() + history(&server, "b").len();
-    let told = String::from_utf8(output.stdout).expect("UTF-8");
+    let told = std::io::read_to_string(child.stdout.take().expect("it is piped")).expect("UTF-8");
     assert!(told.starts_with(&format!("published {published}, refused 0, unknown 0, ")), "{told} {published}");
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_a_server_that_hangs() {
+    let server = server();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let messages: Vec<_> = (0..200).map(|n| (n, "a", "one")).collect();
+    let file = tape(folder.path(), &messages);
+    let mut command = fanfare("replay", server.addr);
+    let child = command.arg(&file).arg("--loop").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = Program(child.expect("it starts"));
+    eventually("the first messages", || history(&server, "a").len() > 5);
+    server.signal("STOP");
+    let begin = Instant::now();
+    // The first is to wait for answers; a signal that comes before it is noticed is the same.
+    while child.try_wait().expect("it is our child").is_none() {
+        assert!(begin.elapsed() < Duration::from_secs(15), "it waits for the server");
+        child.signal("INT");
+        thread::sleep(Duration::from_millis(200));
+    }
+    server.signal("CONT");
+    let told = std::io::read_to_string(child.stdout.take().expect("it is piped")).expect("UTF-8");
+    assert!(told.starts_with("published ") && !told.contains("unknown 0,"), "{told}");
 }

@@ -2,16 +2,16 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::support::{APP_ID, KEY, SECRET, Server, eventually};
+use crate::support::{APP_ID, KEY, Program, SECRET, Server, eventually};
 use crate::{Mail, server};
 
 /// The worker, once it has said that it works.
-fn worker(server: &Server) -> Child {
-    let mut child = Command::new("python3")
+fn worker(server: &Server) -> Program {
+    let child = Command::new("python3")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/worker.py"))
         .arg("mail")
         .env("FANFARE_URL", format!("http://{}", server.addr))
@@ -19,8 +19,8 @@ fn worker(server: &Server) -> Child {
         .env("FANFARE_KEY", KEY)
         .env("FANFARE_SECRET", SECRET)
         .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 runs");
+        .spawn();
+    let mut child = Program(child.expect("python3 runs"));
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("it speaks");
     assert_eq!(line, "working on mail\n");
@@ -37,17 +37,15 @@ fn a_worker_in_python_does_what_it_can_and_parks_the_rest() {
     server.put(json!({"kind": "create", "key": "7", "data": comment("<b>one</b>"), "idempotency_key": "c1"}));
     server.put(json!({"kind": "edit", "key": "7", "data": comment("two")}));
     let poison = server.put(json!({"data": "no JSON"}));
+    server.put(json!({"data": {"thread": 7, "text": 5}}));
     for (event, text) in [("create", "&lt;b&gt;one&lt;/b&gt;"), ("edit", "two")] {
         let told = socket.expect_event(event);
         let data: serde_json::Value = serde_json::from_str(told["data"].as_str().expect("a string")).expect("JSON");
         assert_eq!(data, comment(text));
     }
-    eventually("all jobs are done", || server.count("finished") == 2 && server.count("stalled") == 1);
+    eventually("all jobs are done", || server.count("finished") == 2 && server.count("stalled") == 2);
     assert!(server.job(poison)["reason"].as_str().is_some_and(|reason| reason.starts_with("no comment: ")));
-    for worker in &mut workers {
-        let kill = format!("kill -TERM {}", worker.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().expect("sh runs").success());
-    }
+    workers.iter().for_each(|worker| worker.signal("TERM"));
     // They wait for jobs just now, and leave when that is over.
     for worker in &mut workers {
         assert!(worker.wait().expect("it ends").success());

@@ -19,6 +19,7 @@
 
 mod http;
 pub mod nodes;
+mod program;
 pub mod proxy;
 mod pusher;
 mod reader;
@@ -35,6 +36,7 @@ use std::time::{Duration, Instant};
 
 pub use http::{Response, connect, request};
 pub use nodes::Nodes;
+pub use program::Program;
 pub use pusher::{Socket, inner};
 pub use reader::{Reader, STREAMS, TRANSPORTS, Transport, target};
 pub use server::{Server, now_s};

@@ -153,9 +153,7 @@ impl Server {
 
     /// Sends a signal by its name: `TERM`, `HUP`, `INT`.
     pub fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.pid());
-        let sent = Command::new("sh").args(["-c", &kill]).status();
-        assert!(sent.expect("sh runs").success(), "{kill}");
+        super::program::signal(self.pid(), name);
     }
 
     /// Changes its configuration, and waits until it goes by that.
