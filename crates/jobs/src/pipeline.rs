@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! Record::new(queue, job, now) ─► run(0, …) ─► [Step]   Through   hand to the sinks: record.routes, record.text()
-//!                                               Held      wait as `hold` says, then `resume`, or `drop_held`
+//!                                               Held      wait as `hold` says, then `resume`, or `drop_held`, or with others
+//!                                                         `resume_joined`
 //!                                               Copied    hand to the sinks of another pipeline; nobody waits for it
 //!                                               Dropped   on purpose: counts as done
 //!                                               Failed    the job is tried again (`retry`), or stalled
@@ -53,6 +54,8 @@ pub(crate) use registry::table;
 pub use registry::{Key, Need, default, optional, reference, required};
 pub use sealing::Sealer;
 pub use stage::{At, Failed, Hold, OnError, Outcome, Reason, Stage};
+pub use stages::batch::Batch;
+pub(crate) use stages::batch::bytes;
 pub use stages::compare::Comparisons;
 
 /// A compiled pipeline. Stages that remember something remember it for as long as it lives.
@@ -192,6 +195,12 @@ impl Pipeline {
     pub fn resume(&self, stage: usize, record: Record, now_ms: u64) -> Vec<Step> {
         self.stages[stage].counts.leave(1);
         self.run(stage + 1, record, now_ms)
+    }
+
+    /// Goes on with what records that a stage held are together.
+    pub fn resume_joined(&self, stage: usize, batch: &Batch, records: Vec<Record>, now_ms: u64) -> Vec<Step> {
+        (1..records.len()).for_each(|_| self.drop_held(stage, Reason::Joined));
+        batch.join(records).map_or_else(Vec::new, |joined| self.resume(stage, joined, now_ms))
     }
 
     /// A record that a stage held does not go on.

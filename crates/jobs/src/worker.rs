@@ -19,6 +19,7 @@
 //! Not here: the clock, which is handed in; where jobs are kept (`store`); stages and sinks themselves.
 
 mod alarm;
+mod batch;
 mod counts;
 mod hold;
 mod lease;

@@ -12,15 +12,23 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bench::{Bench, SETTINGS, check_sums, job, keyed, lane, lane_after, lane_into, plan, shadow, until};
+use fanfare_jobs::pipeline::Reason;
 use fanfare_jobs::sinks::{Circuit, Delivery, Sink, SinkError};
 use fanfare_jobs::worker::{Others, Settings, Worker};
-use fanfare_jobs::{Claim, JobId, Spec, State};
+use fanfare_jobs::{Claim, JobId, Phase, Spec, State};
 use serde_json::json;
 use target::{Reply, Target};
 
 /// A sink of its own for each test to write to.
 fn http(target: &Target) -> serde_json::Value {
     json!({ "sink": "http", "urls": [target.url], "body": "text" })
+}
+
+/// `json`, and a `batch` with these keys.
+fn batches(keys: serde_json::Value) -> serde_json::Value {
+    let mut batch = json!({ "stage": "batch" });
+    batch.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    json!([{ "stage": "json" }, batch])
 }
 
 #[tokio::test]
@@ -310,13 +318,181 @@ async fn a_window_may_go_by_what_is_in_the_record() {
 #[tokio::test]
 async fn a_batch_goes_on_when_it_is_full_or_old() {
     let (bench, target) = (Bench::new(1), Target::start().await);
-    let lane = lane("p", json!([{ "stage": "batch", "max": 3, "within_ms": 1000 }]), json!([http(&target)]));
+    let lane = lane("p", batches(json!({ "max": 3, "within_ms": 1000 })), json!([http(&target)]));
     let _worker = bench.worker(&[&lane], SETTINGS);
     bench.put((0..2).map(|n| job(n.to_string()))).await;
-    until(|| lane.pipeline.stages()[0].counts.read().in_flight == 2).await;
+    until(|| lane.pipeline.stages()[1].counts.read().in_flight == 2).await;
     assert_eq!(target.heard().len(), 0);
     bench.put((2..4).map(|n| job(n.to_string()))).await;
+    let finished = bench.until(State::Finished, 4).await;
+    assert_eq!(target.bodies(), ["[0,1,2]", "[3]"]);
+    assert!(
+        finished.iter().all(
+            |entry| matches!(&entry.phase, Phase::Finished { result } if result == r#"{"p":{"dropped":0,"out":1}}"#)
+        )
+    );
+    let tally = lane.pipeline.stages()[1].counts.read();
+    assert_eq!((tally.entered, tally.out, tally.dropped[Reason::Joined as usize]), (4, 2, 2));
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_batch_is_no_longer_than_it_may_be() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    let stages = batches(json!({ "max": 9, "within_ms": 500, "bytes_max": 14 }));
+    let lane = lane("p", stages, json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    for data in ["1111", "22", "3333", "\"a long one by itself\""] {
+        bench.put([job(data)]).await;
+    }
     bench.until(State::Finished, 4).await;
+    assert_eq!(target.bodies(), ["[1111,22,3333]", "[\"a long one by itself\"]"]);
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_batch_has_what_is_alike_and_goes_to_the_same_channels() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    let of_channels = json!([
+        { "stage": "json" },
+        { "stage": "route", "channels": ["forum.{{f}}"], "event": "said" },
+        { "stage": "batch", "max": 2, "within_ms": 300 },
+    ]);
+    let of_forums = json!([
+        { "stage": "json" },
+        { "stage": "batch", "max": 2, "within_ms": 300, "by": "forum.{{f}}", "into": "said" },
+        { "stage": "route", "channels": ["{{key}}"], "event": "said" },
+    ]);
+    for stages in [of_channels, of_forums] {
+        let own = json!([{ "sink": "http", "urls": [target.url], "body": "record" }]);
+        let lane = lane("p", stages, own);
+        let _worker = bench.worker(&[&lane], SETTINGS);
+        let finished = bench.in_state(State::Finished).await.len();
+        bench.put([1, 2, 1, 1].map(|f| job(json!({ "f": f }).to_string()))).await;
+        bench.until(State::Finished, finished + 4).await;
+        check_sums(&lane, true);
+    }
+    let mut said: Vec<_> = target
+        .bodies()
+        .iter()
+        .map(|body| {
+            let record: serde_json::Value = serde_json::from_str(body).unwrap();
+            let list = record["data"].get("said").unwrap_or(&record["data"]);
+            (record["routes"][0]["channel"].as_str().unwrap().to_owned(), list.to_string())
+        })
+        .collect();
+    said[..3].sort();
+    said[3..].sort();
+    let expected = [("forum.1", r#"[{"f":1},{"f":1}]"#), ("forum.1", r#"[{"f":1}]"#), ("forum.2", r#"[{"f":2}]"#)]
+        .map(|(channel, list)| (channel.to_owned(), list.to_owned()));
+    assert_eq!((&said[..3], &said[3..]), (&expected[..], &expected[..]));
+}
+
+#[tokio::test]
+async fn the_jobs_of_a_batch_are_tried_again_and_only_where_it_failed() {
+    let (bench, good, bad) = (Bench::new(5), Target::start().await, Target::start().await);
+    bad.always(Reply::Status(500));
+    let lane = lane("p", batches(json!({ "max": 3, "within_ms": 1000 })), json!([http(&good), http(&bad)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put((0..3).map(|n| job(n.to_string()))).await;
+    for delayed in bench.until(State::Delayed, 3).await {
+        assert!(delayed.reason.contains("p/2.http: answered 500"), "{}", delayed.reason);
+        assert_eq!(delayed.job.progress, r#"{"p":["1.http"]}"#);
+    }
+    bad.always(Reply::Status(200));
+    // What has been delivered nowhere is not in their company.
+    bench.put((3..6).map(|n| job(n.to_string()))).await;
+    bench.until(State::Finished, 6).await;
+    assert_eq!(good.bodies(), ["[0,1,2]", "[3,4,5]"]);
+    let items: BTreeSet<u32> =
+        bad.bodies().iter().flat_map(|body| serde_json::from_str::<Vec<u32>>(body).unwrap()).collect();
+    assert_eq!(items, (0..6).collect());
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn what_is_refused_of_a_batch_is_refused_of_all_its_jobs() {
+    let (bench, target) = (Bench::new(5), Target::start().await);
+    target.decide(|heard| Reply::Status(if heard.body.contains("13") { 422 } else { 200 }));
+    let lane = lane("p", batches(json!({ "max": 2, "within_ms": 60_000 })), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put(["12", "13", "14", "15"].map(job)).await;
+    let stalled = bench.until(State::Stalled, 2).await;
+    assert!(stalled.iter().all(|entry| entry.reason.contains("answered 422")), "{stalled:?}");
+    bench.until(State::Finished, 2).await;
+    assert_eq!(target.bodies(), ["[12,13]", "[14,15]"]);
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn batches_go_one_after_the_other_and_gather_while_they_wait() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    target.always(Reply::Status(503));
+    let lane = lane("p", batches(json!({ "max": 4, "within_ms": 1 })), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job("0")]).await;
+    until(|| !target.heard().is_empty()).await;
+    bench.put((1..9).map(|n| job(n.to_string()))).await;
+    until(|| lane.pipeline.stages()[1].counts.read().in_flight == 8).await;
+    assert!(target.bodies().iter().all(|body| body == "[0]"));
+    target.always(Reply::Status(200));
+    bench.until(State::Finished, 9).await;
+    let mut bodies = target.bodies();
+    bodies.dedup();
+    assert_eq!(bodies, ["[0]", "[1,2,3,4]", "[5,6,7,8]"]);
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn the_lines_of_a_job_go_on_in_order_and_none_overtakes_one_that_failed() {
+    let (bench, target) = (Bench::new(2), Target::start().await);
+    target.decide(|heard| Reply::Status(if heard.body == "[3,4]" { 500 } else { 200 }));
+    let stages = json!([{ "stage": "lines" }, { "stage": "json" }, { "stage": "batch", "max": 2, "within_ms": 50 }]);
+    let lane = lane("p", stages, json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job("1\n2\n3\n4\n5\n6\n7")]).await;
+    bench.until(State::Stalled, 1).await;
+    assert!(target.bodies().iter().all(|body| ["[1,2]", "[3,4]"].contains(&&**body)), "{:?}", target.bodies());
+    target.always(Reply::Status(200));
+    let entry = &bench.in_state(State::Stalled).await[0];
+    bench.store.retry(entry.job.id, (bench.now)()).await.unwrap();
+    bench.until(State::Finished, 1).await;
+    let bodies = target.bodies();
+    assert_eq!(bodies[bodies.len() - 4..], ["[1,2]", "[3,4]", "[5,6]", "[7]"]);
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_job_that_is_taken_away_is_in_no_batch() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    let lane = lane("p", batches(json!({ "max": 2, "within_ms": 60_000 })), json!([http(&target)]));
+    let lease = Duration::from_millis(200);
+    let worker = bench.worker(&[&lane], Settings { lease, ..SETTINGS });
+    let gone = bench.put([job("1")]).await[0];
+    until(|| lane.pipeline.stages()[1].counts.read().in_flight == 1).await;
+    bench.store.retract(gone, (bench.now)()).await.unwrap();
+    until(|| worker.counts().lost == 1).await;
+    assert_eq!(lane.pipeline.stages()[1].counts.read().failed, 1);
+    bench.put([job("2"), job("3")]).await;
+    bench.until(State::Finished, 2).await;
+    assert_eq!(target.bodies(), ["[2,3]"]);
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_batch_is_one_webhook() {
+    let (bench, target) = (Bench::new(3), Target::start().await);
+    let sink = json!({ "sink": "webhook", "urls": [target.url], "key": "app-key", "secret": "signing" });
+    let lane = lane("p", batches(json!({ "max": 3, "within_ms": 60_000 })), json!([sink]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put((0..3).map(|n| job(json!({ "n": n }).to_string()))).await;
+    bench.until(State::Finished, 3).await;
+    let heard = target.heard();
+    assert_eq!(heard.len(), 1);
+    let id = heard[0].headers["x-fanfare-event-id"].to_str().unwrap();
+    let body: serde_json::Value = serde_json::from_str(&heard[0].body).unwrap();
+    assert!(id.starts_with("batch-") && body["events"][0]["id"] == id, "{body}");
+    assert_eq!(body["events"][0]["data"], json!([{ "n": 0 }, { "n": 1 }, { "n": 2 }]));
     check_sums(&lane, true);
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::redis::Redis;
-use support::{Nodes, Response, Server, eventually, one_app};
+use support::{Nodes, Response, Server, eventually, inner, one_app};
 
 const ROUTE: &str = "{ stage = \"route\", channels = [\"forum.{{ forum }}\", \"thread.{{ thread }}\"] }";
 
@@ -159,6 +159,35 @@ fn all_that_becomes_of_jobs_is_in_the_ledger() {
     assert_eq!((&life["published"], &life["delivered"]), (&json!(18), &json!(9)));
     assert_eq!(server.metric("fanfare_ledger_parted"), 0.0);
     assert_eq!(server.metric("fanfare_life_deliveries_total"), 9.0);
+}
+
+#[test]
+fn what_was_joined_is_in_the_ledger() {
+    let folder = folder();
+    let stages = "{ stage = \"batch\", max = 3, within_ms = 300, by = \"forum.{{ forum }}\", into = \"comments\" }, \
+                  { stage = \"route\", channels = [\"{{ key }}\"], event = \"comments\" }";
+    let server = Server::start(&config(folder.path(), stages));
+    let mut socket = server.connect();
+    socket.subscribe("forum.1");
+    let of = |forum: usize, n: usize| json!({ "data": { "forum": forum, "n": n } });
+    server.put((0..5).map(|n| of(1, n)).chain([of(2, 5)]));
+    let mut heard: Vec<Value> = Vec::new();
+    for items in [3, 2] {
+        let list = inner(&socket.expect_event("comments"))["comments"].as_array().expect("a list").clone();
+        assert_eq!(list.len(), items, "{list:?}");
+        assert!(list.is_sorted_by_key(|item| item["n"].as_u64()), "{list:?}");
+        heard.extend(list);
+    }
+    heard.sort_by_key(|item| item["n"].as_u64());
+    assert_eq!(heard, (0..5).map(|n| json!({ "forum": 1, "n": n })).collect::<Vec<_>>());
+    eventually("all are finished", || server.count("finished") == 6);
+    server.reaches("2.batch", "out", 3);
+    let batch = server.part("2.batch");
+    assert_eq!((&batch["in"], &batch["dropped"], &batch["failed"]), (&json!(6), &json!({ "joined": 3 }), &json!(0)));
+    server.reaches("1.channels", "out", 3);
+    server.reaches("2.file", "out", 3);
+    server.reaches("published by pipelines", "out", 3);
+    server.balances();
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl fmt::Debug for Body {
 }
 
 /// Where a record is to be published, and as what.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The channel's name, which has been checked.
     pub channel: Arc<str>,

@@ -98,6 +98,7 @@ const GROUPS: &[Group] = &[
             stages::text::KINDS,
             stages::lookup::KINDS,
             stages::flow::KINDS,
+            stages::batch::KINDS,
             stages::memory::KINDS,
         ],
     ),

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::record::Record;
+use super::stages::batch::Batch;
 
 /// Where and when a record is.
 #[derive(Clone, Copy, Debug)]
@@ -71,12 +72,12 @@ pub enum Hold {
         /// How long it is.
         within_ms: u64,
     },
-    /// Others to go on with: until they are so many, or the first of them has waited so long.
+    /// Others to become one with. All but one of them are dropped as [`Reason::Joined`] then.
     Batch {
-        /// How many at most.
-        max: usize,
-        /// How long the first one waits.
-        within_ms: u64,
+        /// With those for which this is the same, and that go where it goes.
+        by: Arc<str>,
+        /// How they become one.
+        batch: Arc<Batch>,
     },
 }
 
@@ -93,6 +94,8 @@ pub enum Reason {
     Sampled,
     /// A newer one of its key took its place.
     Coalesced,
+    /// It is in a record that was made of several.
+    Joined,
     /// There was nothing in it.
     Empty,
     /// The stage failed it, and drops what fails.
@@ -103,12 +106,13 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 9] = [
         Reason::Condition,
         Reason::Duplicate,
         Reason::Throttled,
         Reason::Sampled,
         Reason::Coalesced,
+        Reason::Joined,
         Reason::Empty,
         Reason::Error,
         Reason::Fault,
@@ -122,6 +126,7 @@ impl Reason {
             Reason::Throttled => "throttled",
             Reason::Sampled => "sampled",
             Reason::Coalesced => "coalesced",
+            Reason::Joined => "joined",
             Reason::Empty => "empty",
             Reason::Error => "error",
             Reason::Fault => "fault",

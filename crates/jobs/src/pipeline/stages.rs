@@ -1,5 +1,6 @@
 //! The stages, by what they are for.
 
+pub(super) mod batch;
 pub(super) mod compare;
 pub(super) mod decode;
 pub(super) mod fault;

@@ -1,4 +1,4 @@
-//! Where records wait that a stage holds.
+//! Where records wait that a stage holds, each by itself.
 //!
 //! Always true:
 //! - a record that is not waited for any more leaves nothing behind here, and is counted as failed by its stage;
@@ -9,8 +9,8 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 
 use crate::pipeline::{Pipeline, Reason, RecordId};
 
@@ -27,7 +27,6 @@ type Key = (usize, Arc<str>);
 #[derive(Default)]
 pub(super) struct Holds {
     windows: Mutex<HashMap<Key, Window>>,
-    batches: Mutex<HashMap<usize, Batch>>,
 }
 
 /// Time in which only the newest record of a key counts.
@@ -35,12 +34,6 @@ struct Window {
     closes: Instant,
     /// The newest one that is waiting, and how it is told that it is not any more.
     newest: Option<(RecordId, oneshot::Sender<()>)>,
-}
-
-/// Records that go on together.
-struct Batch {
-    records: usize,
-    complete: watch::Sender<bool>,
 }
 
 /// A record that a stage holds; if it neither goes on nor is dropped, it has failed.
@@ -118,38 +111,6 @@ impl Holds {
             let _ = older.send(());
         }
         Some((InWindow { holds: self, key, id, carry: false }, window.closes, displaced))
-    }
-
-    /// Waits until so many records of a stage are here, or its first one has waited for so long.
-    pub(super) async fn batch(&self, stage: usize, max: usize, within: Duration) {
-        let until = Instant::now() + within;
-        let mut complete = self.join(stage, max);
-        // An error would be that the batch has gone on.
-        let waited = timeout_at(until, complete.wait_for(|complete| *complete)).await.is_err();
-        if waited {
-            self.close(stage, &complete);
-        }
-    }
-
-    fn join(&self, stage: usize, max: usize) -> watch::Receiver<bool> {
-        let mut batches = lock(&self.batches);
-        let batch = batches.entry(stage).or_insert_with(|| Batch { records: 0, complete: watch::Sender::new(false) });
-        batch.records += 1;
-        let complete = batch.complete.subscribe();
-        if batch.records >= max {
-            batch.complete.send_replace(true);
-            batches.remove(&stage);
-        }
-        complete
-    }
-
-    /// The first of a batch has waited long enough. Another batch may have begun since.
-    fn close(&self, stage: usize, complete: &watch::Receiver<bool>) {
-        let mut batches = lock(&self.batches);
-        if batches.get(&stage).is_some_and(|batch| batch.complete.subscribe().same_channel(complete)) {
-            let batch = batches.remove(&stage).expect("it has just been there");
-            batch.complete.send_replace(true);
-        }
     }
 }
 

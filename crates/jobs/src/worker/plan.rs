@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
 
+use super::batch::Batches;
 use super::counts::{Counting, Passed};
 use super::hold::Holds;
 use crate::pipeline::{Pipeline, Record};
@@ -23,6 +24,7 @@ pub struct Lane {
     /// Whether it is only tried out: no job waits for it.
     pub shadow: bool,
     pub(super) holds: Holds,
+    pub(super) batches: Batches,
     aside: Arc<Semaphore>,
     overflown: Arc<AtomicU64>,
     pub(super) passed: Arc<Counting<Passed>>,
@@ -36,6 +38,7 @@ impl Lane {
             outlets,
             shadow,
             holds: Holds::default(),
+            batches: Batches::default(),
             aside: Arc::new(Semaphore::new(ASIDE_MAX)),
             overflown: Arc::default(),
             passed: Arc::default(),

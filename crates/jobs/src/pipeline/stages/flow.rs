@@ -14,7 +14,7 @@ use crate::pipeline::stage::{At, Failed, Hold, OnError, Outcome, Reason, Stage};
 use crate::pipeline::template::Template;
 
 /// Leases are extended while a record waits, but nobody should forget one here.
-const WAIT_MS_MAX: u64 = 3_600_000;
+pub(super) const WAIT_MS_MAX: u64 = 3_600_000;
 
 pub(crate) const KINDS: &[StageKind] = &[
     StageKind {
@@ -80,21 +80,6 @@ pub(crate) const KINDS: &[StageKind] = &[
         reads: Reads::Any,
         on_error: OnError::DeadLetter,
         build: coalesce,
-    },
-    StageKind {
-        name: "batch",
-        summary: "Lets records go on together, so that sinks which can take several at once get several at once.",
-        keys: &[
-            required("max", "number", "How many at most; 1000 is the most."),
-            required(
-                "within_ms",
-                "number",
-                "How long the first one waits for others, in milliseconds; an hour at most.",
-            ),
-        ],
-        reads: Reads::Any,
-        on_error: OnError::Retry,
-        build: batch,
     },
 ];
 
@@ -218,22 +203,6 @@ impl Stage for Coalesce {
     }
 }
 
-struct Batch {
-    max: usize,
-    within_ms: u64,
-}
-
-fn batch(params: &Params) -> Result<Box<dyn Stage>, Bad> {
-    let max = params.number("max", 1..=1000)? as usize;
-    Ok(Box::new(Batch { max, within_ms: params.number("within_ms", 1..=WAIT_MS_MAX)? }))
-}
-
-impl Stage for Batch {
-    fn apply(&self, record: Record, _: &At) -> Result<Outcome, Failed> {
-        Ok(Outcome::Held(record, Hold::Batch { max: self.max, within_ms: self.within_ms }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -263,11 +232,6 @@ mod tests {
                 json!({ "stage": "coalesce", "within_ms": 20, "key": "{{ n }}" }),
                 json!({ "n": 1 }),
                 json!({ "held": "Coalesce { key: \"1\", within_ms: 20 }" }),
-            ),
-            (
-                json!({ "stage": "batch", "max": 5, "within_ms": 20 }),
-                json!({}),
-                json!({ "held": "Batch { max: 5, within_ms: 20 }" }),
             ),
         ];
         for (stage, data, expected) in cases {
@@ -402,7 +366,6 @@ mod tests {
             (json!({ "stage": "sample", "percent": 101 }), "key percent: takes a number from 0 to 100"),
             (json!({ "stage": "split", "into": "a" }), "key into: needs `field`"),
             (json!({ "stage": "delay", "ms": 0 }), "key ms: takes a whole number from 1 to 3600000"),
-            (json!({ "stage": "batch", "max": 1001, "within_ms": 1 }), "key max: takes a whole number from 1 to 1000"),
         ];
         for (stage, expected) in cases {
             let message = wrong(json!([{ "stage": "json" }, stage]), &Shared::default());
