@@ -184,6 +184,19 @@ fn what_is_in_flight_when_the_server_stops_has_used_up_no_attempt() {
 }
 
 #[test]
+fn a_reload_that_takes_the_pipelines_away_uses_up_no_attempt() {
+    let with = config("{ stage = \"delay\", ms = 600000 }", CHANNELS);
+    let (without, _) = with.split_once("[[apps.pipelines]]").expect("it has one");
+    let server = Server::start(&with);
+    server.put([comment(0)]);
+    eventually("it is claimed", || server.count("claimed") == 1);
+    server.reload(without);
+    eventually("it is given back", || server.count("waiting") == 1);
+    let claimed = server.comments("POST", "/claim", &json!({})).json();
+    assert_eq!(claimed["jobs"][0]["attempt"], 1, "{claimed}");
+}
+
+#[test]
 fn the_development_app_has_a_pipeline_of_its_own() {
     let server = Server::start("");
     let mut socket = server.connect();

@@ -9,7 +9,8 @@ use super::tests::{node, settings};
 use crate::config::{Durability, QueueSettings, test_redis};
 use crate::redis::tests::support::Redis as Server;
 
-/// Jobs that wait, unless `JOBS` in the environment says another number. A million take this server a minute to put.
+/// Jobs that wait, unless `JOBS` in the environment says another number. A million take minutes to put, and a claim among
+/// them as long as among these.
 const JOBS: usize = 50_000;
 
 /// Jobs of one put: one call of a script.
