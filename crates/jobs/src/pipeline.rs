@@ -58,7 +58,8 @@ pub use stages::batch::Batch;
 pub(crate) use stages::batch::bytes;
 pub use stages::compare::Comparisons;
 
-/// A compiled pipeline. Stages that remember something remember it for as long as it lives.
+/// A compiled pipeline. Stages that remember something remember it for as long as it lives, and one in its place may go on
+/// with that ([`Pipeline::remember_from`]).
 pub struct Pipeline {
     name: Arc<str>,
     queue: Arc<str>,
@@ -77,7 +78,9 @@ pub struct Slot {
     pub on_error: OnError,
     /// What it has counted.
     pub counts: Arc<Counts>,
-    stage: Box<dyn Stage>,
+    /// As it is written: one that is written the same does the same.
+    written: Table,
+    stage: Arc<dyn Stage>,
 }
 
 impl Slot {
@@ -159,6 +162,26 @@ impl Pipeline {
         for (slot, before) in self.stages.iter_mut().zip(&before.stages) {
             slot.counts = before.counts.clone();
         }
+    }
+
+    /// Stages that are written as they were in an earlier pipeline of the queue go on with what those remember. Answers which:
+    /// the index here, and the one there.
+    pub fn remember_from(&mut self, before: &Pipeline) -> Vec<(usize, usize)> {
+        let mut same: Vec<(usize, usize)> = Vec::new();
+        if self.queue != before.queue {
+            return same;
+        }
+        for (here, slot) in self.stages.iter_mut().enumerate() {
+            let fits = |(there, other): &(usize, &Slot)| {
+                other.written == slot.written && same.iter().all(|(_, taken)| taken != there)
+            };
+            let Some((there, other)) = before.stages.iter().enumerate().find(fits) else { continue };
+            if slot.stage.remembers() {
+                slot.stage = other.stage.clone();
+            }
+            same.push((here, there));
+        }
+        same
     }
 
     /// Sends a record from the stage of this index on as far as it goes. What is made of it keeps its order.

@@ -229,6 +229,33 @@ async fn a_pipeline_counts_on_where_the_one_before_it_did() {
 }
 
 #[tokio::test]
+async fn a_stage_that_a_reload_leaves_as_it_was_remembers() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    let stages = |within_s: u64, before: serde_json::Value| {
+        let dedupe = json!({ "stage": "dedupe", "key": "{{n}}", "within_s": within_s });
+        let coalesce = json!({ "stage": "coalesce", "key": "{{c}}", "within_ms": 3000 });
+        json!([{ "stage": "json" }, before, dedupe, coalesce])
+    };
+    let say = |n: u32| job(json!({ "n": n, "c": 1 }).to_string());
+    let first = lane("p", stages(600, json!({ "stage": "drop", "fields": ["c1"] })), json!([http(&target)]));
+    let worker = bench.worker(&[&first], SETTINGS);
+    bench.put([say(1)]).await;
+    until(|| first.pipeline.stages()[3].counts.read().in_flight == 1).await;
+    let second = lane_after(&first, stages(600, json!({ "stage": "drop", "fields": ["c2"] })), json!([http(&target)]));
+    worker.replace(plan(&[&second]), SETTINGS);
+    // One that the stage of before knows, and one that takes the place of the one in its window.
+    bench.put([say(1), say(2)]).await;
+    bench.until(State::Finished, 3).await;
+    assert_eq!(target.bodies(), [r#"{"c":1,"n":2}"#]);
+    let third = lane_after(&second, stages(601, json!({ "stage": "drop", "fields": ["c2"] })), json!([http(&target)]));
+    worker.replace(plan(&[&third]), SETTINGS);
+    bench.put([say(2)]).await;
+    bench.until(State::Finished, 4).await;
+    assert_eq!(target.heard().len(), 2, "another stage knows nothing");
+    [first, second, third].iter().for_each(|lane| check_sums(lane, false));
+}
+
+#[tokio::test]
 async fn a_shadow_pipeline_holds_nothing_and_fails_nothing() {
     let (bench, target, hung) = (Bench::new(1), Target::start().await, Target::start().await);
     hung.always(Reply::Hang);

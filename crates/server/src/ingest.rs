@@ -1,7 +1,8 @@
 //! The pipelines of this node: one worker for each queue that has some.
 //!
 //! Always true:
-//! - a reload that leaves a pipeline as it was leaves what its stages remember and have counted, too;
+//! - a reload that leaves a pipeline as it was leaves what it has counted, too; and what a stage remembers it still does if
+//!   that stage is left as it was;
 //! - what a replaced pipeline has begun it ends, and the one in its place counts on where it did.
 //!
 //! Not here: what becomes of a job (`fanfare_jobs::worker`); how pipelines are written (`config`).

@@ -213,7 +213,8 @@ impl Compiler<'_> {
         let stage = (kind.build)(&params)?;
         let name = self.name(table, place)?;
         let on_error = on_error(kind, table)?;
-        self.slots.push(Slot { name, kind: kind.name, on_error, counts: Arc::new(Counts::default()), stage });
+        let (counts, stage) = (Arc::new(Counts::default()), Arc::from(stage));
+        self.slots.push(Slot { name, kind: kind.name, on_error, counts, written: table.clone(), stage });
         Ok(())
     }
 

@@ -173,6 +173,12 @@ pub trait Stage: Send + Sync {
     /// What becomes of a record.
     fn apply(&self, record: Record, at: &At) -> Result<Outcome, Failed>;
 
+    /// Whether it remembers what went through it, and is otherwise what its own table says and nothing else: one that is written
+    /// the same after a reload then goes on with this one's memory.
+    fn remembers(&self) -> bool {
+        false
+    }
+
     /// Whose sinks it gives copies to, if it does.
     fn copies_to(&self) -> Option<&str> {
         None

@@ -82,7 +82,7 @@ fn a_stage_that_panics_fails_its_record() {
         }
     }
     let mut pipeline = compiled(json!([{ "stage": "raw" }]), &Shared::default());
-    pipeline.stages[0].stage = Box::new(Panics);
+    pipeline.stages[0].stage = Arc::new(Panics);
     assert_eq!(run(&pipeline, record("")), [json!({ "failed": "the stage panicked", "retry": false })]);
 }
 

@@ -5,7 +5,6 @@
 //! - what waits is bounded by the jobs that are worked on.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,14 +19,9 @@ const CARRIED: Duration = Duration::from_secs(10);
 /// Such windows, beyond which those that have not been used are looked for.
 const WINDOWS_MAX: usize = 10_000;
 
-/// Whose window: that of a stage, by its index, for a key.
-type Key = (usize, Arc<str>);
-
-/// What the stages of one pipeline hold.
+/// The windows of one stage, by key.
 #[derive(Default)]
-pub(super) struct Holds {
-    windows: Mutex<HashMap<Key, Window>>,
-}
+pub(super) struct Windows(Mutex<HashMap<Arc<str>, Window>>);
 
 /// Time in which only the newest record of a key counts.
 struct Window {
@@ -67,12 +61,12 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Holds {
+impl Windows {
     /// Waits until the window of this key closes; answers whether the record is still the newest. `behind` says whether a
     /// newer one has yet to be claimed: it is asked at the end.
     pub(super) async fn coalesce(
         &self,
-        key: Key,
+        key: Arc<str>,
         id: RecordId,
         within: Duration,
         behind: impl Future<Output = bool>,
@@ -86,15 +80,19 @@ impl Holds {
         !place.carry
     }
 
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Window>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A place in the window of this key; `None` if a newer record has it.
     fn enter(
         &self,
-        key: Key,
+        key: Arc<str>,
         id: RecordId,
         within: Duration,
     ) -> Option<(InWindow<'_>, Instant, oneshot::Receiver<()>)> {
         let now = Instant::now();
-        let mut windows = lock(&self.windows);
+        let mut windows = self.lock();
         if windows.len() >= WINDOWS_MAX {
             windows.retain(|_, window| window.is_of_use(now));
         }
@@ -110,7 +108,7 @@ impl Holds {
             // It may have gone.
             let _ = older.send(());
         }
-        Some((InWindow { holds: self, key, id, carry: false }, window.closes, displaced))
+        Some((InWindow { windows: self, key, id, carry: false }, window.closes, displaced))
     }
 }
 
@@ -123,8 +121,8 @@ impl Window {
 
 /// A record's place in a window.
 struct InWindow<'a> {
-    holds: &'a Holds,
-    key: Key,
+    windows: &'a Windows,
+    key: Arc<str>,
     id: RecordId,
     /// Whether the window stays for the next one.
     carry: bool,
@@ -132,7 +130,7 @@ struct InWindow<'a> {
 
 impl Drop for InWindow<'_> {
     fn drop(&mut self) {
-        let mut windows = lock(&self.holds.windows);
+        let mut windows = self.windows.lock();
         let Some(window) = windows.get_mut(&self.key) else { return };
         if window.newest.as_ref().is_none_or(|(newest, _)| *newest != self.id) {
             return;
@@ -142,8 +140,4 @@ impl Drop for InWindow<'_> {
             windows.remove(&self.key);
         }
     }
-}
-
-fn lock<K: Hash, V>(table: &Mutex<HashMap<K, V>>) -> MutexGuard<'_, HashMap<K, V>> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
 }

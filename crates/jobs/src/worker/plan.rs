@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::batch::Batches;
 use super::counts::{Counting, Passed};
-use super::hold::Holds;
+use super::hold::Windows;
 use crate::pipeline::{Pipeline, Record};
 use crate::sinks::{Effort, Outlet};
 
@@ -23,7 +23,8 @@ pub struct Lane {
     pub outlets: Vec<Outlet>,
     /// Whether it is only tried out: no job waits for it.
     pub shadow: bool,
-    pub(super) holds: Holds,
+    /// Of each stage.
+    pub(super) windows: Vec<Arc<Windows>>,
     pub(super) batches: Batches,
     aside: Arc<Semaphore>,
     overflown: Arc<AtomicU64>,
@@ -33,11 +34,12 @@ pub struct Lane {
 impl Lane {
     /// A pipeline that ends in these sinks.
     pub fn new(pipeline: Pipeline, outlets: Vec<Outlet>, shadow: bool) -> Lane {
+        let windows = pipeline.stages().iter().map(|_| Arc::default()).collect();
         Lane {
             pipeline,
             outlets,
             shadow,
-            holds: Holds::default(),
+            windows,
             batches: Batches::default(),
             aside: Arc::new(Semaphore::new(ASIDE_MAX)),
             overflown: Arc::default(),
@@ -45,9 +47,13 @@ impl Lane {
         }
     }
 
-    /// The same, counting on where the one did that it takes the place of, if both have the same stages and sinks. If not,
-    /// each counts for itself: what goes out of a stage is then not what goes into the next.
+    /// The same, with what those stages remember that the one which it takes the place of has too, and counting on where that
+    /// one did, if both have the same stages and sinks. If not, each counts for itself: what goes out of a stage is then not
+    /// what goes into the next.
     pub fn in_place_of(mut self, before: &Lane) -> Lane {
+        for (here, there) in self.pipeline.remember_from(&before.pipeline) {
+            self.windows[here] = before.windows[there].clone();
+        }
         if !self.is_built_like(before) {
             return self;
         }

@@ -222,7 +222,7 @@ impl Run {
             Hold::Coalesce { key, within_ms } => {
                 // Of one ordering key one job is claimed at a time: the newer ones are still in the queue.
                 let behind = self.is_behind(self.key.clone().filter(|own| *own == key));
-                lane.holds.coalesce((stage, key), record.id, Duration::from_millis(within_ms), behind).await
+                lane.windows[stage].coalesce(key, record.id, Duration::from_millis(within_ms), behind).await
             }
         };
         if !goes_on {

@@ -1,4 +1,5 @@
-//! Stages that remember what went through before. Keys are remembered by a hash of theirs, whatever their length.
+//! Stages that remember what went through before, also across a reload that leaves them as they were. Keys are remembered by
+//! a hash of theirs, whatever their length.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -31,7 +32,7 @@ pub(crate) const KINDS: &[StageKind] = &[
     StageKind {
         name: "dedupe",
         summary: "Drops (`duplicate`) records whose like went through a short while ago. Beyond `keys_max` the oldest is \
-                  forgotten, and a restart forgets all of them.",
+                  forgotten, and a restart forgets all of them; a reload does not, where it leaves the stage as it was.",
         keys: &[
             required("key", "template", "What makes two records alike: `{{ forum }}/{{ id }}`."),
             required("within_s", "number", "For how long, in seconds; a day at most."),
@@ -92,6 +93,10 @@ fn dedupe(params: &Params) -> Result<Box<dyn Stage>, Bad> {
 }
 
 impl Stage for Dedupe {
+    fn remembers(&self) -> bool {
+        true
+    }
+
     fn apply(&self, record: Record, at: &At) -> Result<Outcome, Failed> {
         let key = digest(&self.key.fill(&record, at)?);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,6 +158,10 @@ fn throttle(params: &Params) -> Result<Box<dyn Stage>, Bad> {
 }
 
 impl Stage for Throttle {
+    fn remembers(&self) -> bool {
+        true
+    }
+
     fn apply(&self, record: Record, at: &At) -> Result<Outcome, Failed> {
         if record.repeat {
             return Ok(Outcome::One(record));
@@ -199,6 +208,10 @@ fn count(params: &Params) -> Result<Box<dyn Stage>, Bad> {
 }
 
 impl Stage for Count {
+    fn remembers(&self) -> bool {
+        true
+    }
+
     fn apply(&self, record: Record, at: &At) -> Result<Outcome, Failed> {
         let key: String = self.key.fill(&record, at)?.chars().take(COUNTER_CHARS_MAX).collect();
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);

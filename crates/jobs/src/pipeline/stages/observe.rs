@@ -134,6 +134,10 @@ fn assert(params: &Params) -> Result<Box<dyn Stage>, Bad> {
 }
 
 impl Stage for Assert {
+    fn remembers(&self) -> bool {
+        true
+    }
+
     /// What cannot be answered is not true.
     fn apply(&self, record: Record, at: &At) -> Result<Outcome, Failed> {
         let holds = self.that.holds(&record, at);
