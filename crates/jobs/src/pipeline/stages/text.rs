@@ -13,7 +13,7 @@ use crate::pipeline::stage::{At, Failed, OnError, Outcome, Stage};
 
 mod html;
 
-/// Tags in one string. Broken HTML is repaired as browsers do it, which can take time by the square of its tags.
+/// Tags in one field. Broken HTML is repaired as browsers do it, which can take time by the square of its tags.
 const TAGS_MAX: u64 = 2000;
 
 pub(crate) const KINDS: &[StageKind] = &[
@@ -25,8 +25,13 @@ pub(crate) const KINDS: &[StageKind] = &[
         keys: &[
             required("fields", "list of fields", "Which ones."),
             optional("tags", "list of strings", "The tags that stay; `[]` for text only. Else those that format text."),
-            default("tags_max", "number", "500", "Strings with more tags fail."),
-            default("bytes_max", "number", "65536", "Longer strings fail."),
+            default("tags_max", "number", "500", "Fields with more tags fail: all strings within count together."),
+            default(
+                "bytes_max",
+                "number",
+                "65536",
+                "Fields with more bytes to clean fail; text without HTML does not count.",
+            ),
         ],
         reads: Reads::Fields,
         on_error: OnError::DeadLetter,
@@ -86,32 +91,37 @@ impl Stage for Sanitise {
         let fields = record.fields_mut()?;
         for path in &self.fields {
             if let Some(value) = path.get_mut(fields) {
-                self.clean(value).map_err(|why| format!("{path}: {why}"))?;
+                let mut room = Room { tags: self.tags_max, bytes: self.bytes_max };
+                self.clean(value, &mut room).map_err(|why| format!("{path}: {why}"))?;
             }
         }
         Ok(Outcome::One(record))
     }
 }
 
+/// What of one field may still be cleaned: a list of strings takes as long as one that is as large.
+struct Room {
+    tags: usize,
+    bytes: usize,
+}
+
 impl Sanitise {
     /// How deep this goes is bounded by the decode stages.
-    fn clean(&self, value: &mut Value) -> Result<(), String> {
+    fn clean(&self, value: &mut Value, room: &mut Room) -> Result<(), String> {
         match value {
             Value::String(text) if is_plain(text) => Ok(()),
-            Value::String(text) => self.clean_text(text),
-            Value::Array(items) => items.iter_mut().try_for_each(|item| self.clean(item)),
-            Value::Object(fields) => fields.values_mut().try_for_each(|item| self.clean(item)),
+            Value::String(text) => self.clean_text(text, room),
+            Value::Array(items) => items.iter_mut().try_for_each(|item| self.clean(item, room)),
+            Value::Object(fields) => fields.values_mut().try_for_each(|item| self.clean(item, room)),
             Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
         }
     }
 
-    fn clean_text(&self, text: &mut String) -> Result<(), String> {
-        if text.len() > self.bytes_max {
-            return Err(format!("more than {} bytes", self.bytes_max));
-        }
-        if text.bytes().filter(|byte| *byte == b'<').count() > self.tags_max {
-            return Err(format!("more than {} tags", self.tags_max));
-        }
+    fn clean_text(&self, text: &mut String, room: &mut Room) -> Result<(), String> {
+        let tags = text.bytes().filter(|byte| *byte == b'<').count();
+        let bytes = room.bytes.checked_sub(text.len());
+        room.bytes = bytes.ok_or_else(|| format!("more than {} bytes", self.bytes_max))?;
+        room.tags = room.tags.checked_sub(tags).ok_or_else(|| format!("more than {} tags", self.tags_max))?;
         *text = self.cleaner.clean(text).to_string();
         Ok(())
     }
@@ -246,6 +256,9 @@ mod tests {
             assert!(steps[0]["failed"].as_str().is_some_and(|why| why.starts_with("text: more than ")), "{steps:?}");
             assert!(started.elapsed() < Duration::from_secs(1));
         }
+        let many = vec![few("<b a=#>") + &few("<p>"); 300];
+        let steps = run(&pipeline, record(&json!({ "text": many }).to_string()));
+        assert_eq!(steps, [json!({ "failed": "text: more than 500 tags", "retry": false })]);
         for bomb in [few("<b a=#>") + &few("<p>"), few("<div><i>"), few("<a href=#><table>")] {
             let started = Instant::now();
             run(&pipeline, record(&json!({ "text": bomb }).to_string()));
