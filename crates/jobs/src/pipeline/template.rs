@@ -119,12 +119,11 @@ impl Scope {
         Ok(Scope { values: Value::from_pairs(values), absent })
     }
 
-    /// The same, and something more under a name of its own.
-    pub(super) fn with(templates: &[&Template], record: &Record, at: &At, item: &Json) -> Result<Scope, Failed> {
-        let Scope { values, mut absent } = Scope::of(templates, record, at)?;
-        absent.retain(|name| name != "item");
+    /// The same, and `item`.
+    pub(super) fn with_item(&self, item: &Json) -> Result<Scope, Failed> {
+        let absent = self.absent.iter().filter(|name| *name != "item").cloned().collect();
         let item = Value::from_pairs([("item", value("item", item)?)]);
-        Ok(Scope { values: merge_maps([item, values]), absent })
+        Ok(Scope { values: merge_maps([item, self.values.clone()]), absent })
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::pipeline::compile::ChannelRule;
 use crate::pipeline::params::{Bad, Params};
 use crate::pipeline::path::Path;
-use crate::pipeline::record::{ROUTES_MAX, Record, Route};
+use crate::pipeline::record::{PARTS_MAX, ROUTES_MAX, Record, Route};
 use crate::pipeline::registry::{Reads, StageKind, default, optional, required};
 use crate::pipeline::stage::{At, Failed, OnError, Outcome, Stage};
 use crate::pipeline::template::{Scope, Template};
@@ -54,8 +54,9 @@ impl Stage for ToChannels {
         match &self.each {
             None => self.add(&Scope::of(&templates, &record, at)?, &mut routes)?,
             Some(each) => {
+                let scope = Scope::of(&templates, &record, at)?;
                 for item in items(each, &record)? {
-                    self.add(&Scope::with(&templates, &record, at, item)?, &mut routes)?;
+                    self.add(&scope.with_item(item)?, &mut routes)?;
                 }
             }
         }
@@ -70,12 +71,13 @@ impl ToChannels {
         if event.is_empty() {
             return Err("the event's name is empty".into());
         }
-        for channel in &self.channels {
+        for (at, channel) in (1..).zip(&self.channels) {
             let channel = channel.render(scope)?;
             if channel.is_empty() {
                 continue;
             }
-            (self.rule)(&channel).map_err(|rule| format!("{channel:?} is no channel's name: {rule}"))?;
+            // Without the name, which is made of what is in the record.
+            (self.rule)(&channel).map_err(|rule| format!("template {at} makes no channel's name: {rule}"))?;
             let route = Route { channel: channel.into(), event: event.clone() };
             if !routes.contains(&route) {
                 routes.push(route);
@@ -91,6 +93,10 @@ impl ToChannels {
 /// The items of a list; none if it is not there.
 fn items<'a>(each: &Path, record: &'a Record) -> Result<&'a [Value], Failed> {
     match each.get(record.fields()?) {
+        // Names may come out empty, or the same, for all of them.
+        Some(Value::Array(items)) if items.len() as u64 > PARTS_MAX => {
+            Err(format!("{each} has more than {PARTS_MAX} items").into())
+        }
         Some(Value::Array(items)) => Ok(items),
         Some(Value::Null) | None => Ok(&[]),
         Some(_) => Err(format!("{each} is not a list").into()),
@@ -152,7 +158,7 @@ mod tests {
         let cases = [
             (to(json!(["{{ nowhere }}"])), "the template: there is no nowhere"),
             (to(json!(["{{ none }}"])), "the template: it is null"),
-            (to(json!(["a {{ id }}"])), "\"a 5\" is no channel's name: letters only"),
+            (to(json!(["a {{ id }}"])), "template 1 makes no channel's name: letters only"),
             (
                 json!({ "stage": "route", "channels": ["x"], "event": "{% if id == 6 %}x{% endif %}" }),
                 "the event's name is empty",
@@ -175,6 +181,9 @@ mod tests {
         let data = json!({ "tags": (0..200).collect::<Vec<_>>() });
         let stage = json!({ "stage": "route", "channels": ["{{ item }}"], "each": "tags" });
         assert_eq!(routes(stage, data), Err("more than 100 channels".into()));
+        let data = json!({ "tags": vec![0; 1001] });
+        let stage = json!({ "stage": "route", "channels": ["{% if item %}x{% endif %}"], "each": "tags" });
+        assert_eq!(routes(stage, data), Err("tags has more than 1000 items".into()));
         let message = wrong(json!([to(json!([]))]), &Shared::default());
         assert!(message.ends_with("key channels: takes 1 to 100 templates"), "{message}");
     }
