@@ -3,11 +3,14 @@
 //! Always true: what a condition costs is bounded, by what is refused when it is compiled (its size and depth, loops in
 //! loops, patterns that are not written out) and by what it may look at ([`BYTES_MAX`], [`ITEMS_MAX`]).
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::objects::{Key, Map};
-use cel::{Context, Env, ExecutionError, Program, Value};
+use cel::parser::{Macro, MacroExprHelper};
+use cel::{Context, Env, ExecutionError, ParseError, Program, Value};
+use regex::{Regex, RegexBuilder};
 use serde_json::Value as Json;
 
 use super::record::{Fields, Record};
@@ -55,7 +58,25 @@ pub(super) const FUNCTIONS: [&str; 12] = [
     "uint",
 ];
 
-static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(false)));
+/// What calls of `matches` become, as that of the library compiles its pattern each time.
+const MATCHES: &str = "matches pattern";
+
+static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let mut env = Env::stdlib().with_optional_support(false);
+    for call in [Macro::receiver("matches", 1, renamed), Macro::global("matches", 2, renamed)] {
+        env.add_macro(call).expect("the library has no such macro");
+    }
+    Arc::new(env)
+});
+
+fn renamed(
+    helper: &mut MacroExprHelper<'_>,
+    target: &mut Option<IdedExpr>,
+    args: &mut Vec<IdedExpr>,
+) -> Result<Option<IdedExpr>, ParseError> {
+    let args = target.take().into_iter().chain(args.drain(..)).collect();
+    Ok(Some(helper.next_expr(Expr::Call(CallExpr { func_name: MATCHES.into(), target: None, args }))))
+}
 
 /// A compiled condition.
 #[derive(Debug)]
@@ -63,7 +84,13 @@ pub struct Condition {
     program: Program,
     names: Vec<String>,
     loops: bool,
+    patterns: Patterns,
+    /// What it says, in words: of what was not there, only they may be named.
+    words: Vec<String>,
 }
+
+/// Those of a condition, compiled.
+type Patterns = Arc<HashMap<String, Regex>>;
 
 impl Condition {
     /// Compiles one; says what is wrong with it.
@@ -95,6 +122,11 @@ impl Condition {
 
     fn evaluate(&self, look: impl Fn(&str, &mut usize) -> Result<Option<Value>, Failed>) -> Result<bool, Failed> {
         let mut context = Context::with_env(ENV.clone());
+        if !self.patterns.is_empty() {
+            let patterns = self.patterns.clone();
+            let matches = move |text: Arc<String>, pattern: Arc<String>| patterns[&*pattern].is_match(&text);
+            context.add_function(MATCHES, matches).expect("the library has no such function");
+        }
         let mut budget = if self.loops { ITEMS_MAX } else { usize::MAX };
         for name in &self.names {
             if let Some(value) = look(name, &mut budget)? {
@@ -104,7 +136,25 @@ impl Condition {
         match self.program.execute(&context) {
             Ok(Value::Bool(holds)) => Ok(holds),
             Ok(_) => Err("the condition is neither true nor false".into()),
-            Err(error) => Err(format!("the condition: {}", say(&error)).into()),
+            Err(error) => Err(format!("the condition: {}", self.say(&error)).into()),
+        }
+    }
+
+    /// Names what is missing, but never what is in a record.
+    fn say(&self, error: &ExecutionError) -> String {
+        match error {
+            // A key may be what a field says: `user[text]`.
+            ExecutionError::NoSuchKey(name) if !self.words.contains(name) => "there is no such key".into(),
+            ExecutionError::UndeclaredReference(name) | ExecutionError::NoSuchKey(name) => {
+                format!("there is no {name}")
+            }
+            ExecutionError::NoSuchOverload(overload) => overload.to_string(),
+            ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".into(),
+            ExecutionError::Overflow(..) => "a number is too large".into(),
+            ExecutionError::IndexOutOfBounds(_) => "a list is shorter".into(),
+            ExecutionError::ValuesNotComparable(..) => "two values cannot be compared".into(),
+            ExecutionError::FunctionError { function, .. } => format!("{function} failed"),
+            _ => "a value is of another type".into(),
         }
     }
 }
@@ -119,7 +169,8 @@ fn parse(source: &str) -> Result<Condition, String> {
     let references = program.references();
     let mut names: Vec<String> = references.variables().into_iter().map(str::to_owned).collect();
     names.sort();
-    Ok(Condition { names, loops: check.loops, program })
+    let words = source.split(|char: char| !char.is_alphanumeric() && char != '_').map(str::to_owned).collect();
+    Ok(Condition { names, loops: check.loops, patterns: check.patterns.into(), words, program })
 }
 
 /// A walk over an expression, which refuses what has no bound.
@@ -128,6 +179,7 @@ struct Check {
     joints: usize,
     joints_in_loops: usize,
     loops: bool,
+    patterns: HashMap<String, Regex>,
 }
 
 impl Check {
@@ -163,7 +215,8 @@ impl Check {
         match call.func_name.as_str() {
             "_+_" if in_loop => self.joints_in_loops += 1,
             "_+_" => self.joints += 1,
-            "matches" => pattern(call)?,
+            MATCHES => self.pattern(call)?,
+            "matches" => return Err("`matches` takes a text and a pattern".into()),
             name if !name.starts_with(char::is_alphabetic) || FUNCTIONS.contains(&name) => {}
             name => {
                 let near = nearest(name, FUNCTIONS.into_iter()).expect("there are functions");
@@ -175,15 +228,17 @@ impl Check {
             false => Ok(()),
         }
     }
-}
 
-/// A pattern is compiled each time, so it has to be known, and small.
-fn pattern(call: &CallExpr) -> Result<(), String> {
-    let Some(Expr::Literal(LiteralValue::String(pattern))) = call.args.last().map(|last| &last.expr) else {
-        return Err("the pattern of `matches` has to be written out".into());
-    };
-    let compiled = regex::RegexBuilder::new(pattern.inner()).size_limit(PATTERN_BYTES_MAX).build();
-    compiled.map(drop).map_err(|error| format!("the pattern {pattern:?}: {error}", pattern = pattern.inner()))
+    /// A pattern is compiled once, so it has to be known.
+    fn pattern(&mut self, call: &CallExpr) -> Result<(), String> {
+        let Some(Expr::Literal(LiteralValue::String(pattern))) = call.args.last().map(|last| &last.expr) else {
+            return Err("the pattern of `matches` has to be written out".into());
+        };
+        let pattern = pattern.inner();
+        let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
+        self.patterns.insert(pattern.into(), compiled.map_err(|error| format!("the pattern {pattern:?}: {error}"))?);
+        Ok(())
+    }
 }
 
 /// How deep this goes is bounded by the decode stages.
@@ -227,20 +282,6 @@ fn meta_value(meta: Meta) -> Value {
 
 fn key_of(name: &str) -> Key {
     Key::String(Arc::new(name.into()))
-}
-
-/// Names what is missing, but never what is in a record.
-fn say(error: &ExecutionError) -> String {
-    match error {
-        ExecutionError::UndeclaredReference(name) | ExecutionError::NoSuchKey(name) => format!("there is no {name}"),
-        ExecutionError::NoSuchOverload(overload) => overload.to_string(),
-        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".into(),
-        ExecutionError::Overflow(..) => "a number is too large".into(),
-        ExecutionError::IndexOutOfBounds(_) => "a list is shorter".into(),
-        ExecutionError::ValuesNotComparable(..) => "two values cannot be compared".into(),
-        ExecutionError::FunctionError { function, .. } => format!("{function} failed"),
-        _ => "a value is of another type".into(),
-    }
 }
 
 #[cfg(test)]
@@ -373,6 +414,7 @@ mod tests {
             ("size(longer) > 0", true),
             (joined.as_str(), false),
             ("few.all(x, text.matches('^(x+x+)+$'))", false),
+            ("few.all(x, x.matches('[a-z]{1,300}') && !x.matches('([a-z]|[0-9]|[A-Z]){90}'))", false),
             ("few.map(x, x).map(x, x).map(x, [x, x]).size() == 300", false),
         ] {
             let started = Instant::now();
@@ -384,10 +426,18 @@ mod tests {
     /// Whoever reads a log must not read comments.
     #[test]
     fn errors_do_not_say_what_is_in_a_record() {
-        let data = json!({ "text": "secret", "n": 1 });
-        for source in
-            ["text + n == ''", "text < n", "text.size", "int(text) == 1", "text[0] == 's'", "n in text", "-text == 1"]
-        {
+        let data = json!({ "text": "secret", "n": 1, "user": { "name": "ann" } });
+        for source in [
+            "text + n == ''",
+            "text < n",
+            "user[text] == 1",
+            "has(user.name) && user[text + 'x'] == 1",
+            "text.size",
+            "int(text) == 1",
+            "text[0] == 's'",
+            "n in text",
+            "-text == 1",
+        ] {
             let error = holds(source, data.clone()).expect_err(source);
             assert!(!error.contains("secret"), "{source}: {error}");
         }
