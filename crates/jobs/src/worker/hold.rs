@@ -5,6 +5,7 @@
 //! - what waits is bounded by the jobs that are worked on.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,13 +22,25 @@ const WINDOWS_MAX: usize = 10_000;
 
 /// The windows of one stage, by key.
 #[derive(Default)]
-pub(super) struct Windows(Mutex<HashMap<Arc<str>, Window>>);
+pub(super) struct Windows {
+    by_key: Mutex<HashMap<Arc<str>, Window>>,
+    /// Places in them that there have been.
+    places: AtomicU64,
+}
 
 /// Time in which only the newest record of a key counts.
 struct Window {
     closes: Instant,
-    /// The newest one that is waiting, and how it is told that it is not any more.
-    newest: Option<(RecordId, oneshot::Sender<()>)>,
+    newest: Option<Newest>,
+}
+
+/// The newest record that is waiting in a window.
+struct Newest {
+    id: RecordId,
+    /// Its place: a repeat of it, after its lease was lost, has the same id and another place.
+    place: u64,
+    /// Tells it that it is the newest no more.
+    displace: oneshot::Sender<()>,
 }
 
 /// A record that a stage holds; if it neither goes on nor is dropped, it has failed.
@@ -73,7 +86,8 @@ impl Windows {
     ) -> bool {
         let Some((mut place, closes, displaced)) = self.enter(key, id, within) else { return false };
         tokio::select! {
-            _ = displaced => return false,
+            biased;
+            Ok(()) = displaced => return false,
             () = sleep_until(closes) => {}
         }
         place.carry = behind.await;
@@ -81,7 +95,7 @@ impl Windows {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Window>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place in the window of this key; `None` if a newer record has it.
@@ -100,15 +114,16 @@ impl Windows {
         if !window.is_of_use(now) {
             window.closes = now + within;
         }
-        if window.newest.as_ref().is_some_and(|(newest, _)| *newest > id) {
+        if window.newest.as_ref().is_some_and(|newest| newest.id > id) {
             return None;
         }
-        let (tell, displaced) = oneshot::channel();
-        if let Some((_, older)) = window.newest.replace((id, tell)) {
+        let (displace, displaced) = oneshot::channel();
+        let place = self.places.fetch_add(1, Ordering::Relaxed);
+        if let Some(older) = window.newest.replace(Newest { id, place, displace }) {
             // It may have gone.
-            let _ = older.send(());
+            let _ = older.displace.send(());
         }
-        Some((InWindow { windows: self, key, id, carry: false }, window.closes, displaced))
+        Some((InWindow { windows: self, key, place, carry: false }, window.closes, displaced))
     }
 }
 
@@ -123,7 +138,7 @@ impl Window {
 struct InWindow<'a> {
     windows: &'a Windows,
     key: Arc<str>,
-    id: RecordId,
+    place: u64,
     /// Whether the window stays for the next one.
     carry: bool,
 }
@@ -132,12 +147,26 @@ impl Drop for InWindow<'_> {
     fn drop(&mut self) {
         let mut windows = self.windows.lock();
         let Some(window) = windows.get_mut(&self.key) else { return };
-        if window.newest.as_ref().is_none_or(|(newest, _)| *newest != self.id) {
+        if window.newest.as_ref().is_none_or(|newest| newest.place != self.place) {
             return;
         }
         window.newest = None;
         if !self.carry {
             windows.remove(&self.key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job whose lease was lost may come again while its first attempt still waits.
+    #[tokio::test]
+    async fn of_a_record_and_its_repeat_one_goes_on() {
+        let (windows, id) = (Windows::default(), RecordId { job: 1, part: 0 });
+        let wait = || windows.coalesce("k".into(), id, Duration::from_millis(50), async { false });
+        assert_eq!(tokio::join!(wait(), wait(), wait()), (false, false, true));
+        assert!(windows.lock().is_empty());
     }
 }
