@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bench::{Bench, SETTINGS, check_sums, job, keyed, lane, lane_after, lane_into, plan, shadow, until};
 use fanfare_jobs::pipeline::Reason;
-use fanfare_jobs::sinks::{Circuit, Delivery, Sink, SinkError};
+use fanfare_jobs::sinks::{Circuit, Delivery, Lost, Sink, SinkError};
 use fanfare_jobs::worker::{Others, Settings, Worker};
 use fanfare_jobs::{Claim, JobId, Phase, Spec, State};
 use serde_json::json;
@@ -286,6 +286,24 @@ async fn an_optional_target_is_given_up_and_a_required_one_is_not() {
     assert_eq!((lane.outlets[0].counts().out, lane.outlets[1].counts().out), (20, 0));
     assert_eq!(lane.outlets[1].counts().lost.iter().sum::<u64>(), 20);
     check_sums(&lane, true);
+}
+
+#[tokio::test]
+async fn a_slow_optional_target_takes_no_room_of_the_others() {
+    let (bench, slow, quick) = (Bench::new(1), Target::start().await, Target::start().await);
+    slow.always(Reply::Hang);
+    let optional = |target: &Target| json!({ "sink": "http", "urls": [target.url], "body": "text", "required": false, "timeout_ms": 60_000 });
+    let lane = lane("p", json!([]), json!([optional(&slow), optional(&quick)]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put((0..300).map(|n| job(n.to_string()))).await;
+    until(|| lane.outlets[0].counts().lost[Lost::Overflow as usize] > 0).await;
+    bench.until(State::Finished, 300).await;
+    until(|| lane.outlets[1].counts().in_flight == 0).await;
+    // One after the other: the quick one has room for each.
+    for n in 0..10 {
+        bench.put([job(format!("more {n}"))]).await;
+        until(|| quick.bodies().contains(&format!("more {n}"))).await;
+    }
 }
 
 #[tokio::test]

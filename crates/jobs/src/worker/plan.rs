@@ -12,8 +12,29 @@ use super::hold::Windows;
 use crate::pipeline::{Pipeline, Record};
 use crate::sinks::{Effort, Outlet};
 
-/// What of one pipeline is under way that nobody waits for. Beyond it: not done, and counted.
+/// What nobody waits for and is under way for one sink, or as jobs of one shadow. Beyond it: not done, and counted.
 const ASIDE_MAX: usize = 256;
+
+/// Room for what nobody waits for.
+struct Aside(Arc<Semaphore>);
+
+impl Default for Aside {
+    fn default() -> Aside {
+        Aside(Arc::new(Semaphore::new(ASIDE_MAX)))
+    }
+}
+
+impl Aside {
+    /// Does something; answers whether there was room.
+    fn begin(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let Ok(permit) = self.0.clone().try_acquire_owned() else { return false };
+        tokio::spawn(async move {
+            task.await;
+            drop(permit);
+        });
+        true
+    }
+}
 
 /// A pipeline and its sinks.
 pub struct Lane {
@@ -26,7 +47,9 @@ pub struct Lane {
     /// Of each stage.
     pub(super) windows: Vec<Arc<Windows>>,
     pub(super) batches: Batches,
-    aside: Arc<Semaphore>,
+    tried_out: Aside,
+    /// One for each sink, so that none takes what the others need.
+    offered: Vec<Aside>,
     overflown: Arc<AtomicU64>,
     pub(super) passed: Arc<Counting<Passed>>,
 }
@@ -35,13 +58,15 @@ impl Lane {
     /// A pipeline that ends in these sinks.
     pub fn new(pipeline: Pipeline, outlets: Vec<Outlet>, shadow: bool) -> Lane {
         let windows = pipeline.stages().iter().map(|_| Arc::default()).collect();
+        let offered = outlets.iter().map(|_| Aside::default()).collect();
         Lane {
             pipeline,
             outlets,
             shadow,
             windows,
             batches: Batches::default(),
-            aside: Arc::new(Semaphore::new(ASIDE_MAX)),
+            tried_out: Aside::default(),
+            offered,
             overflown: Arc::default(),
             passed: Arc::default(),
         }
@@ -85,25 +110,17 @@ impl Lane {
         self.overflown.load(Ordering::Relaxed)
     }
 
-    /// Does what nobody waits for; answers whether there was room.
-    pub(super) fn aside(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
-        let Ok(permit) = self.aside.clone().try_acquire_owned() else { return false };
-        tokio::spawn(async move {
-            task.await;
-            drop(permit);
-        });
-        true
-    }
-
-    /// The pipeline has not had a job.
-    pub(super) fn overflow(&self) {
-        self.overflown.fetch_add(1, Ordering::Relaxed);
+    /// Has the pipeline try a job out, if it is not too far behind.
+    pub(super) fn try_out(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if !self.tried_out.begin(task) {
+            self.overflown.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Hands a record to one of the sinks, without waiting.
     pub(super) fn offer(self: &Arc<Self>, outlet: usize, record: &Arc<Record>) {
         let (lane, record) = (self.clone(), record.clone());
-        let begun = self.aside(async move {
+        let begun = self.offered[outlet].begin(async move {
             // It has been counted there, and that is all that becomes of it.
             let outlet = &lane.outlets[outlet];
             let _ = outlet.deliver(&mut outlet.expect(1), &record, lane.pipeline.queue(), Effort::Best).await;

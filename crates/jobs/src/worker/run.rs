@@ -139,12 +139,9 @@ impl Run {
     fn try_out(&self, lane: &Arc<Lane>, record: &Record) {
         let run = Run { key: self.key.clone(), ..Run::new(&self.inner, &self.plan) };
         let (shadow, record) = (lane.clone(), record.clone());
-        let begun = lane.aside(async move {
+        lane.try_out(async move {
             run.lane(&shadow, record).await;
         });
-        if !begun {
-            lane.overflow();
-        }
     }
 
     async fn lane(self, lane: &Arc<Lane>, record: Record) -> Outcome {
