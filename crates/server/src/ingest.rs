@@ -201,7 +201,10 @@ impl Ingest {
             None => {
                 let clock = queue.clone();
                 let now = Arc::new(move || clock.now_ms());
-                let worker = Worker::start(&queue.name, queue.store.clone(), now, plan, settings, self.0.others);
+                // One before it may still have claims of its own.
+                let follows = before.workers.contains_key(&name) || running.past.workers(&name).next().is_some();
+                let others = if follows { Others::Processes } else { self.0.others };
+                let worker = Worker::start(&queue.name, queue.store.clone(), now, plan, settings, others);
                 Arc::new(Piped { queue, worker })
             }
         };

@@ -131,6 +131,20 @@ fn a_reload_changes_pipelines_and_loses_nothing() {
 }
 
 #[test]
+fn pipelines_that_are_taken_away_and_come_back_end_what_they_have_begun() {
+    let with = config(&format!("{{ stage = \"delay\", ms = 3000 }}, {ROUTE}"), CHANNELS);
+    let without = with.split("[[apps.pipelines]]").next().expect("it begins with the app").to_owned();
+    let server = Server::start(&with);
+    server.put([comment(0)]);
+    eventually("it is claimed", || server.count("claimed") == 1);
+    server.reload(&without);
+    server.reload(&with);
+    eventually("it is finished", || server.count("finished") == 1);
+    let totals = server.comments("GET", "", &Value::Null).json()["totals"].clone();
+    assert_eq!((&totals["claimed"], &totals["failed"]), (&json!(1), &json!(0)), "{totals}");
+}
+
+#[test]
 fn a_table_that_was_written_anew_is_read_by_a_reload() {
     let lookup = "{ stage = \"lookup\", field = \"forum\", into = \"forum\", file = \"tables/forums.json\" }";
     let folder = tempfile::tempdir().expect("a folder");
