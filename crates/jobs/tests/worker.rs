@@ -138,15 +138,25 @@ async fn a_hung_target_costs_time_and_no_attempt() {
 }
 
 #[tokio::test]
+async fn what_is_confirmed_is_confirmed_whatever_else_the_answer_says() {
+    let (bench, url) = (Bench::new(1), Target::without_end().await);
+    let lane = lane("p", json!([]), json!([{ "sink": "http", "urls": [url], "timeout_ms": 2000 }]));
+    let _worker = bench.worker(&[&lane], SETTINGS);
+    bench.put([job("x")]).await;
+    bench.until(State::Finished, 1).await;
+    assert_eq!(lane.outlets[0].counts().errors, 0);
+}
+
+#[tokio::test]
 async fn while_a_target_is_down_jobs_wait_with_their_leases_and_in_order() {
     let (bench, target) = (Bench::new(1), Target::start().await);
     target.always(Reply::Status(503));
     let lane = lane("p", json!([]), json!([http(&target)]));
-    let lease = Duration::from_millis(400);
+    let lease = Duration::from_secs(2);
     let worker = bench.worker(&[&lane], Settings { lease, concurrency: 4, ..SETTINGS });
     bench.put((0..10).map(|n| keyed(if n % 2 == 0 { "a" } else { "b" }, format!("{n}")))).await;
     until(|| lane.outlets[0].circuit() != Circuit::Closed).await;
-    tokio::time::sleep(lease * 3).await;
+    tokio::time::sleep(lease * 2).await;
     let (claimed, waiting) = (bench.in_state(State::Claimed).await, bench.in_state(State::Waiting).await);
     assert_eq!((claimed.len(), waiting.len()), (2, 8), "one of each key");
     target.always(Reply::Status(200));
@@ -170,11 +180,10 @@ async fn a_target_that_names_a_time_is_not_asked_before() {
     let _worker = bench.worker(&[&lane], SETTINGS);
     bench.put([job("x")]).await;
     until(|| target.heard().len() == 1).await;
-    let asked = Instant::now();
     target.always(Reply::Status(200));
     bench.until(State::Finished, 1).await;
-    assert!(asked.elapsed() >= Duration::from_millis(1900), "{:?}", asked.elapsed());
-    assert_eq!(target.heard().len(), 2);
+    let [first, second] = &target.heard()[..] else { panic!("it was not asked twice") };
+    assert!(second.at - first.at >= Duration::from_secs(2), "{:?}", second.at - first.at);
 }
 
 #[tokio::test]
@@ -544,12 +553,12 @@ async fn a_batch_is_one_webhook() {
 #[tokio::test]
 async fn a_delay_holds_the_job() {
     let (bench, target) = (Bench::new(1), Target::start().await);
-    let lane = lane("p", json!([{ "stage": "delay", "ms": 1000 }]), json!([http(&target)]));
-    let _worker = bench.worker(&[&lane], Settings { lease: Duration::from_millis(300), ..SETTINGS });
+    let lane = lane("p", json!([{ "stage": "delay", "ms": 3000 }]), json!([http(&target)]));
+    let _worker = bench.worker(&[&lane], Settings { lease: Duration::from_secs(2), ..SETTINGS });
     let put = Instant::now();
     bench.put([job("x")]).await;
     let finished = bench.until(State::Finished, 1).await;
-    assert!(put.elapsed() >= Duration::from_secs(1) && finished[0].job.attempt == 1);
+    assert!(put.elapsed() >= Duration::from_secs(3) && finished[0].job.attempt == 1);
     check_sums(&lane, true);
 }
 

@@ -23,8 +23,10 @@ const IDLE: Duration = Duration::from_secs(60);
 const IDLE_MAX: usize = 32;
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// What of an answer is read, so that its connection can be used again; a longer one costs the connection.
+/// What of an answer is read behind its head, so that its connection can be used again; one that is longer, or comes
+/// later, costs the connection.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Sends requests. Cheap to clone; made when it is first used.
 #[derive(Clone, Default)]
@@ -41,15 +43,14 @@ pub(super) struct Answer {
 impl Client {
     pub(super) async fn send(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Answer, SinkError> {
         let inner = self.0.get_or_init(make);
-        let answer = async {
-            let response = inner.request(request).await.map_err(|error| SinkError::away(causes(&error)))?;
-            let (status, after) = (response.status(), retry_after(&response));
-            // What it says beyond the status is of no interest, but it has to be out of the way.
-            let _ = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            Ok(Answer { status, after })
-        };
         let elapsed = |_| SinkError::away(format!("no answer within {} ms", timeout.as_millis()));
-        tokio::time::timeout(timeout, answer).await.map_err(elapsed)?
+        let response = tokio::time::timeout(timeout, inner.request(request)).await.map_err(elapsed)?;
+        let response = response.map_err(|error| SinkError::away(causes(&error)))?;
+        let answer = Answer { status: response.status(), after: retry_after(&response) };
+        // What it says beyond the head is of no interest, but it has to be out of the way.
+        let rest = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
+        let _ = tokio::time::timeout(ANSWER_WITHIN, rest).await;
+        Ok(answer)
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Posts {
     pub method: Method,
     /// For each request.
     pub headers: HeaderMap,
-    /// For each request, from connecting to the end of the answer.
+    /// For each request, from connecting to the head of the answer.
     pub timeout: Duration,
     /// What the target says when it has taken something; nothing: 2xx.
     pub success: Vec<StatusCode>,

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 /// What the server heard.
@@ -20,6 +21,7 @@ pub struct Heard {
     pub target: String,
     pub headers: HeaderMap,
     pub body: String,
+    pub at: Instant,
 }
 
 /// What it does.
@@ -69,6 +71,20 @@ impl Target {
         self.heard().into_iter().map(|heard| heard.body).collect()
     }
 
+    /// The address of one that confirms everything and never ends its answer.
+    pub async fn without_end() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/in", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut socket, _)) = listener.accept().await {
+                socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nand").await.unwrap();
+                open.push(socket);
+            }
+        });
+        url
+    }
+
     async fn serve(self, listener: TcpListener) {
         while let Ok((socket, _)) = listener.accept().await {
             let target = self.clone();
@@ -80,7 +96,7 @@ impl Target {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let (parts, body) = request.into_parts();
         let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-        let heard = Heard { target: parts.uri.to_string(), headers: parts.headers, body };
+        let heard = Heard { target: parts.uri.to_string(), headers: parts.headers, body, at: Instant::now() };
         let reply = (self.rule.lock().unwrap())(&heard);
         self.heard.lock().unwrap().push(heard);
         let mut response = Response::new(Full::new(Bytes::from_static(b"said")));
