@@ -28,13 +28,20 @@ use crate::pipeline::{Batch, Hold, Reason, Record, Step};
 use crate::sinks::{Effort, Outlet, Undelivered};
 use crate::store::Query;
 
+/// Bytes of a reason: jobs are kept with it. As much as workers over HTTP may give.
+const REASON_BYTES_MAX: usize = 4096;
+
+fn cut(reason: &str) -> Box<str> {
+    reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].into()
+}
+
 /// Works on a claimed job until it has ended, its lease is lost, or the worker stops.
 pub(super) async fn work(mut held: Held, plan: Arc<Plan>, job: Job) {
     let (attempt, inner) = (job.attempt, held.inner.clone());
     let progress = Arc::new(Progress::read(&job.progress));
     let run =
         Run { progress: progress.clone(), key: job.spec.key.as_deref().map(Arc::from), ..Run::new(&inner, &plan) };
-    let failure = |reason: &str| Failure { reason: reason.into(), progress: progress.write() };
+    let failure = |reason: &str| Failure { reason: cut(reason), progress: progress.write() };
     let end = tokio::select! {
         end = AssertUnwindSafe(run.job(job)).catch_unwind() => end.unwrap_or_else(|_| {
             inner.counting.count(|counts| counts.panicked += 1);
@@ -127,7 +134,7 @@ impl Run {
             summary.insert(lane.pipeline.name().to_string(), json!({ "out": out, "dropped": dropped }));
             worst = worst.max(trouble);
         }
-        let failure = |reason: String| Failure { reason: reason.into(), progress: self.progress.write() };
+        let failure = |reason: String| Failure { reason: cut(&reason), progress: self.progress.write() };
         match worst {
             Trouble::None => End::Finish(Value::Object(summary).to_string().into()),
             Trouble::Park(reason) => End::Stall(failure(reason)),
