@@ -23,7 +23,7 @@ use futures_util::future::join_all;
 use self::compile::Means;
 use self::past::Past;
 pub use self::past::{Over, routes};
-use self::recall::Recall;
+use self::recall::{Recall, Recalled};
 use crate::api::publish::Publisher;
 use crate::apps::Apps;
 use crate::config::{AppSettings, Config, Durability, IngestSettings, PipelineSettings};
@@ -154,8 +154,8 @@ impl Ingest {
             };
             let known = before.lanes.get(&name);
             let same = |(before, lane): &&(MadeOf, Arc<Lane>)| *before == made_of && lane.pipeline.is_current();
-            let lane = match known.filter(same) {
-                Some((_, lane)) => lane.clone(),
+            let (made_of, lane) = match known.filter(same) {
+                Some((_, lane)) => (made_of, lane.clone()),
                 None => {
                     // What jobs of a queue in memory publish is as lasting as they are.
                     let on_disk = queue.settings().durability == Durability::Disk;
@@ -163,14 +163,17 @@ impl Ingest {
                     let (publisher, apps) = (self.0.publisher.clone(), self.0.apps.clone());
                     let channels = channels::kind(publisher, apps, app.id.clone(), recall);
                     match compile::lane(app, pipeline, ingest, &self.0.means, channels) {
-                        Ok(lane) => Arc::new(match known {
-                            Some((_, before)) => lane.in_place_of(before),
-                            None => lane,
-                        }),
+                        Ok(lane) => {
+                            let lane = match known {
+                                Some((_, before)) => lane.in_place_of(before),
+                                None => lane,
+                            };
+                            (made_of, Arc::new(lane))
+                        }
                         Err(wrong) => {
                             tracing::error!(app = &*app.id, %wrong, "a pipeline does not compile any more; what there was stays");
-                            let Some((_, lane)) = known else { continue };
-                            lane.clone()
+                            let Some(known) = known else { continue };
+                            known.clone()
                         }
                     }
                 }
@@ -217,6 +220,11 @@ impl Ingest {
         running.past.fold();
         let names: BTreeSet<Name> = running.workers.keys().cloned().chain(running.past.queues()).collect();
         names.into_iter().map(|name| running.of_queue(name)).collect()
+    }
+
+    /// How writing down what is published goes, where it is.
+    pub fn recalled(&self) -> Option<Recalled> {
+        self.0.recall.state()
     }
 
     /// All queues that have pipelines.

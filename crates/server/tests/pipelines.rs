@@ -361,6 +361,20 @@ fn what_pipelines_have_published_is_there_again_after_a_crash_and_another() {
 }
 
 #[test]
+fn a_disk_that_fails_is_shown_where_publications_are_written_down() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("data_dir = {:?}\n", folder.path()) + &config(ROUTE, CHANNELS);
+    let server = Server::start_with_files_to_fill(&config);
+    assert_eq!(server.metric("fanfare_recall_failing"), 0.0);
+    server.fill_files();
+    let bearer = format!("Bearer {SECRET}");
+    for _ in 0..2 {
+        server.request("DELETE", &format!("/pub/{KEY}/forum.1"), &[("Authorization", &bearer)], "");
+    }
+    assert_eq!((server.metric("fanfare_recall_failing"), server.metric("fanfare_recall_missed_total")), (1.0, 2.0));
+}
+
+#[test]
 fn stages_and_sinks_are_counted() {
     let server = Server::start(&config(&format!("{{ stage = \"condition\", where = \"n != 3\" }}, {ROUTE}"), CHANNELS));
     server.put((0..10).map(comment));

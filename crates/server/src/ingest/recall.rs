@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,8 +22,23 @@ use crate::apps::Apps;
 use crate::data::{Recent, now_ms};
 
 /// Writes publications down, or, by default, does not; cheap to clone.
-#[derive(Clone, Default)]
-pub struct Recall(Arc<Mutex<Option<Recent>>>);
+#[derive(Clone, Debug, Default)]
+pub struct Recall(Option<Arc<Mutex<Journal>>>);
+
+#[derive(Debug)]
+struct Journal {
+    recent: Recent,
+    state: Recalled,
+}
+
+/// How writing goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recalled {
+    /// The last that was to be written was not: a disk is full, or fails.
+    pub failing: bool,
+    /// Publications that were not written down.
+    pub missed: u64,
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -48,7 +64,7 @@ struct Published<'a> {
 impl Recall {
     /// Into these files.
     pub fn new(recent: Recent) -> Recall {
-        Recall(Arc::new(Mutex::new(Some(recent))))
+        Recall(Some(Arc::new(Mutex::new(Journal { recent, state: Recalled::default() }))))
     }
 
     /// Writes down what is about to be published.
@@ -70,22 +86,39 @@ impl Recall {
         self.write([Line::Forgotten { app: key.app().into(), forgotten: key.name().into() }]);
     }
 
-    fn write<'a>(&self, lines: impl IntoIterator<Item = Line<'a>>) {
-        if self.recent().is_none() {
-            return;
-        }
-        let line = |line| serde_json::to_string(&line).expect("strings are JSON") + "\n";
-        let lines: String = lines.into_iter().map(line).collect();
-        let mut recent = self.recent();
-        if let Some(Err(error)) = recent.as_mut().map(|recent| recent.append(&lines)) {
-            tracing::warn!(%error, "what pipelines publish cannot be written down; after a crash, those who were away miss it");
-            *recent = None;
-        }
+    /// How writing goes; `None` where nothing is written.
+    pub fn state(&self) -> Option<Recalled> {
+        self.0.as_ref().map(|journal| lock(journal).state)
     }
 
-    fn recent(&self) -> MutexGuard<'_, Option<Recent>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn write<'a>(&self, lines: impl IntoIterator<Item = Line<'a>>) {
+        let Some(journal) = &self.0 else { return };
+        let line = |line| serde_json::to_string(&line).expect("strings are JSON") + "\n";
+        let lines: Vec<String> = lines.into_iter().map(line).collect();
+        let mut journal = lock(journal);
+        let written = journal.recent.append(&lines.concat());
+        journal.state.heard(lines.len(), written);
     }
+}
+
+impl Recalled {
+    fn heard(&mut self, lines: usize, written: io::Result<()>) {
+        match &written {
+            Err(error) if !self.failing => {
+                tracing::warn!(%error, "what pipelines publish cannot be written down; after a crash, those who were away miss it");
+            }
+            Ok(()) if self.failing => {
+                tracing::info!(missed = self.missed, "what pipelines publish is written down again");
+            }
+            _ => {}
+        }
+        self.failing = written.is_err();
+        self.missed += if self.failing { lines as u64 } else { 0 };
+    }
+}
+
+fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Publishes again what channels would still have of these lines.

@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::ingest::recall::Recalled;
 use crate::ingest::{Ingest, Piped};
 
 /// The figures of all pipelines.
@@ -23,6 +24,9 @@ type Named = (String, u64);
 
 impl Collector for PipelineCounts {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), Error> {
+        if let Some(state) = self.0.recalled() {
+            recalled(state, &mut to)?;
+        }
         let all = self.0.piped();
         if all.is_empty() {
             return Ok(());
@@ -35,6 +39,16 @@ impl Collector for PipelineCounts {
         records(&all, &mut to, "pipeline_sink_records", "What has become of records in a sink", sinks)?;
         states(&all, &mut to)
     }
+}
+
+/// What is written down for the server after a crash.
+fn recalled(state: Recalled, to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let help = "1 while what pipelines publish cannot be written down";
+    let family = to.encode_descriptor("recall_failing", help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::from(state.failing)).encode(family)?;
+    let help = "Publications of pipelines that were not written down: after a crash, those who were away miss them";
+    let family = to.encode_descriptor("recall_missed", help, None, MetricType::Counter)?;
+    ConstCounter::new(state.missed).encode(family)
 }
 
 fn jobs(all: &[Arc<Piped>], to: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
