@@ -17,7 +17,8 @@
 //!
 //! Always true:
 //! - each stage counts what it had, and the sums are right at any moment ([`Counts`]);
-//! - at a job's next attempt its records have the same ids, and stages decide the same about them;
+//! - at a job's next attempt its records have the same ids, and stages decide the same about them, but for those that go
+//!   by the time or the attempt;
 //! - a stage that panics has failed that record, and nothing else.
 //!
 //! Not here: waiting, sinks, the clock, sockets; and what a channel's name may be: a rule is handed in.

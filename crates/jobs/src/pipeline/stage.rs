@@ -3,7 +3,8 @@
 //! A stage waits for nothing and reads no clock. Where records have to wait, it says so ([`Outcome::Held`]), and whoever
 //! runs the pipeline does the waiting. What a stage remembers between records is bounded, and said in its own words.
 //!
-//! Always true: what a stage decides about a record, it decides again at the job's next attempt.
+//! Always true: what a stage decides about a record, it decides again at the job's next attempt, unless what it decides by
+//! is the time (`throttle`) or the attempt (`fault`).
 
 use std::fmt;
 use std::sync::Arc;

@@ -95,6 +95,9 @@ fn outlets_of(
     let params = |keys| Params { keys, table, shared, pipeline: &pipeline.name, queue: &pipeline.queue };
     let common = params(COMMON);
     let name = common.opt_text("name")?.unwrap_or_else(|| format!("{}.{}", index + 1, kind.name));
+    if name == "*" {
+        return Err(Bad::at("name", "`*` stands for all sinks of a pipeline"));
+    }
     let required = common.flag("required")?;
     let at_once = common.opt_number("at_once", 1..=100_000)?.map_or(kind.at_once, |at_once| at_once as usize);
     let targets = (kind.build)(&params(kind.keys))?;

@@ -68,7 +68,11 @@ const FILE: &[Key] = &[
         "`always` confirms what is on disk, `interval` syncs every `fsync_ms`, `never` leaves it to the system.",
     ),
     default("fsync_ms", "number", "1000", "See `fsync`."),
-    optional("rotate_bytes", "number", "Puts the file aside before it is longer."),
+    optional(
+        "rotate_bytes",
+        "number",
+        "Puts the file aside before it is longer; lines that come at once, 1 MiB at most, stay together.",
+    ),
     optional("rotate_s", "number", "Puts the file aside when it has been open for so long."),
     optional("keep", "number", "How many of those put aside are kept; else all."),
 ];

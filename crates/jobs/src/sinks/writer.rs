@@ -261,6 +261,10 @@ impl Lines {
             tracing::warn!(path = %path.display(), bytes = len - whole, "the end of a line without its beginning is cut off");
             file.set_len(whole)?;
         }
+        // What is confirmed is to be found: the file's name, and that of one that was put aside for it.
+        if let Some(folder) = path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
         let now = Instant::now();
         Ok(Lines { file, len: whole, since: now, last_sync: now })
     }

@@ -100,11 +100,11 @@ impl Stage for Dedupe {
     fn apply(&self, record: Record, at: &At) -> Result<Outcome, Failed> {
         let key = digest(&self.key.fill(&record, at)?);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.forget(at.now_ms.saturating_sub(self.within_ms), self.keys_max - 1);
+        seen.forget(at.now_ms.saturating_sub(self.within_ms), self.keys_max);
         match seen.firsts.get(&key) {
             Some((first, _)) if *first != record.id => return Ok(Outcome::Dropped(Reason::Duplicate)),
             Some(_) => {}
-            None => seen.add(key, record.id, at.now_ms),
+            None => seen.add(key, record.id, at.now_ms, self.keys_max),
         }
         drop(seen);
         Ok(Outcome::One(record))
@@ -112,7 +112,9 @@ impl Stage for Dedupe {
 }
 
 impl Seen {
-    fn add(&mut self, key: u128, id: RecordId, now_ms: u64) {
+    /// Makes room only for what is new: a key that is known is not to be forgotten as it comes again.
+    fn add(&mut self, key: u128, id: RecordId, now_ms: u64, keys_max: usize) {
+        self.forget(0, keys_max - 1);
         self.firsts.insert(key, (id, now_ms));
         self.order.push_back(key);
     }
@@ -223,7 +225,7 @@ impl Stage for Count {
 
     fn figures(&self) -> Vec<(String, u64)> {
         let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        counters.iter().map(|(name, count)| (name.clone(), *count)).collect()
+        counters.iter().map(|(key, count)| (format!("key.{key}"), *count)).collect()
     }
 }
 
@@ -266,6 +268,8 @@ mod tests {
     #[test]
     fn the_oldest_key_is_forgotten_when_there_is_no_room() {
         let pipeline = after_json(json!({ "stage": "dedupe", "key": "{{ name }}", "within_s": 10, "keys_max": 2 }));
+        let one = after_json(json!({ "stage": "dedupe", "key": "{{ name }}", "within_s": 10, "keys_max": 1 }));
+        assert!(goes(&one, 1, 1, "a", 1000) && !goes(&one, 2, 1, "a", 1000), "room is made for what is new");
         for (job, name) in [(1, "a"), (2, "b"), (3, "c")] {
             assert!(goes(&pipeline, job, 1, name, 1000));
         }
@@ -303,13 +307,13 @@ mod tests {
             assert!(goes(&pipeline, 1, 1, name, 1000));
         }
         let figures = || pipeline.stages()[1].figures();
-        assert_eq!(figures(), [("a".into(), 2), ("b".into(), 1)]);
+        assert_eq!(figures(), [("key.a".into(), 2), ("key.b".into(), 1)]);
         for n in 0..2000 {
             goes(&pipeline, 1, 1, &format!("{n}{}", "x".repeat(200)), 1000);
         }
-        let others = figures().into_iter().find(|(name, _)| name == "(others)").map(|(_, count)| count);
+        let others = figures().into_iter().find(|(name, _)| name == "key.(others)").map(|(_, count)| count);
         assert_eq!((figures().len(), others), (1001, Some(1002)));
-        assert!(figures().iter().all(|(name, _)| name.len() <= 100));
+        assert!(figures().iter().all(|(name, _)| name.len() <= 104));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::pipeline::stage::{At, Failed, OnError, Outcome, Stage};
 pub(crate) const KINDS: &[StageKind] = &[
     StageKind {
         name: "tee",
-        summary: "Gives a copy of the record, as it is here, to the sinks of another pipeline of the app. Nobody waits for what \
-                  becomes of it.",
+        summary: "Gives a copy of the record, as it is here, to the sinks of another pipeline of the same queue. Nobody waits for \
+                  what becomes of it.",
         keys: &[required("to", "name of a pipeline", "Whose sinks.")],
         reads: Reads::Any,
         on_error: OnError::Pass,
