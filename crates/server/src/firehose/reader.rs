@@ -3,6 +3,7 @@
 //! Always true:
 //! - nothing is read from the log before what was read earlier has been taken: a slow reader costs one page and two chunks;
 //! - entries are sent in their order, each once, and where some are missing a gap is told before the next;
+//! - it is told no cursor of an entry before that entry, or before it is known that it is not for it;
 //! - of a consumer that acknowledges, no more than it asked for is on its way.
 
 use std::collections::VecDeque;
@@ -171,10 +172,13 @@ impl Reader {
             let cursor = self.cursor(number - 1);
             self.hose.counts.gaps.fetch_add(1, Ordering::Relaxed);
             self.form.gap(&mut self.buffer, cursor, counted(number - self.next));
+            (self.next, self.shown) = (number, number - 1);
         }
-        self.next = number + 1;
         self.hear();
-        let Some(entry) = entry.filter(|_| !self.has_done_with(number)) else { return Ok(()) };
+        let Some(entry) = entry.filter(|_| !self.has_done_with(number)) else {
+            self.next = number + 1;
+            return Ok(());
+        };
         while self.unacked.len() >= self.unacked_max {
             self.flush().await?;
             self.pause(pending()).await?;
@@ -183,7 +187,8 @@ impl Reader {
         let cursor = self.cursor(number);
         self.form.message(&mut self.buffer, cursor, &entry);
         self.hose.counts.sent.fetch_add(1, Ordering::Relaxed);
-        self.shown = number;
+        // Not before: whatever is said while it waits is about those before it.
+        (self.next, self.shown) = (number + 1, number);
         if self.seat.is_some() {
             if self.unacked.is_empty() {
                 self.silent_since = Instant::now();
@@ -217,9 +222,9 @@ impl Reader {
     async fn take_turn(&mut self) -> Result<(), Why> {
         let turns = [self.connection.0.pace.as_ref(), self.pace.as_ref()];
         let Some(turn) = turns.into_iter().flatten().map(Pace::turn).max() else { return Ok(()) };
-        if turn > Instant::now() {
+        while turn > Instant::now() {
             self.flush().await?;
-            sleep_until(turn).await;
+            self.pause(sleep_until(turn)).await?;
         }
         Ok(())
     }

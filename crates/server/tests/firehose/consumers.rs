@@ -74,6 +74,18 @@ fn no_more_is_on_its_way_than_a_consumer_asked_for() {
     assert_eq!(sent(), 4.0);
 }
 
+/// With its cursor, it would acknowledge what it was never sent.
+#[test]
+fn a_message_that_is_held_back_has_no_cursor_yet() {
+    let server = Server::start(&config("ack_timeout_s = 3", ""));
+    let mut tap = Tap::open(&server, "consumer=shop&unacked_max=2");
+    publish(&server, "room", 0..3);
+    assert_eq!(tap.data(2), texts(0..2));
+    // Heartbeats pass meanwhile.
+    assert_eq!(tap.next()["reason"], "nothing was acknowledged for 3 s");
+    assert_eq!(Tap::open(&server, "consumer=shop").data(3), texts(0..3));
+}
+
 #[test]
 fn a_consumer_that_stays_silent_is_sent_away_to_begin_again() {
     let server = Server::start(&config("ack_timeout_s = 1", ""));
