@@ -54,7 +54,7 @@ export class Fanfare {
     };
     this.#order = (options.transports ?? TRANSPORTS).filter((name) => name !== 'ws' || this.#options.WebSocket);
     if (!this.#order.length) {
-      throw new Error('none of these transports is possible here');
+      throw new Error('no transport is possible here');
     }
     this.#cursor = options.since;
     for (const name of options.channels ?? []) {
@@ -243,7 +243,7 @@ export class Fanfare {
       this.#soon('rollout');
       if (this.#link) {
         await this.#ask(this.#link).catch(() => {});
-        this.#link && (this.#timers.rollout || this.#askIn(seconds));
+        this.#timers.rollout || this.#link && this.#askIn(seconds);
       } else if (this.#state === 'off') {
         this.#connect();
       }
@@ -468,7 +468,7 @@ export class Fanfare {
     if (expired && typeof this.#options.token === 'function' && !this.#tokenRefused) {
       this.#tokenRefused = true;
       this.#token = undefined;
-    } else if (expired || why.reconnect === false || (why.status >= 400 && why.status < 500 && why.status !== 429)) {
+    } else if (expired || why.reconnect === false || /^4(?!29)/.test(why.status)) {
       this.close();
       return this.#emit('error', { status: why.status, message: why.message });
     }
