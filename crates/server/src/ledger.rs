@@ -73,6 +73,8 @@ struct Book {
     parted: Option<Parted>,
     minutes: Minutes,
     written: Life,
+    /// Whether it is known that this cannot be written: it is said once.
+    unwritable: bool,
 }
 
 impl Ledger {
@@ -82,8 +84,9 @@ impl Ledger {
         let before = kept.read();
         let book = Book { now_ms: since_ms, written: before, ..Book::default() };
         let (book, end) = (Mutex::new(book), watch::Sender::new(false));
+        let ended = end.subscribe();
         let ledger = Ledger(Arc::new(Inner { sources, kept, before, since_ms, book, end }));
-        tokio::spawn(ledger.clone().run());
+        tokio::spawn(ledger.clone().run(ended));
         ledger
     }
 
@@ -95,9 +98,7 @@ impl Ledger {
     /// Compares no more, and keeps what is to be kept.
     pub async fn stop(&self) {
         self.0.end.send_replace(true);
-        let look = self.0.sources.look().await;
-        self.book().look = look;
-        self.keep().await;
+        self.0.end.closed().await;
     }
 
     /// What there is to say, with so many of the last minutes.
@@ -115,26 +116,28 @@ impl Ledger {
         }
     }
 
-    async fn run(self) {
+    async fn run(self, mut ended: watch::Receiver<bool>) {
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ended = self.0.end.subscribe();
         for looks in 1_u64.. {
             tokio::select! {
-                _ = every.tick() => {}
-                _ = ended.wait_for(|ended| *ended) => return,
+                () = async { every.tick().await; self.compare().await } => {}
+                _ = ended.wait_for(|ended| *ended) => break,
             }
-            self.compare().await;
             if looks.is_multiple_of(KEEP_EVERY) {
                 self.keep().await;
             }
         }
+        let done = self.0.sources.done();
+        self.book().look.done = done;
+        self.keep().await;
     }
 
     async fn compare(&self) {
-        let first = self.0.sources.look().await;
+        // What is several nodes' is not compared, and so asked for once.
+        let first = self.0.sources.look(false).await;
         sleep(MOMENT).await;
-        let mut second = self.0.sources.look().await;
+        let mut second = self.0.sources.look(true).await;
         let mut book = self.book();
         book.compared = book.checks.compare(&first, &mut second);
         let parted = first_parted(&second.chain);
@@ -155,8 +158,15 @@ impl Ledger {
         let kept = self.0.kept.clone();
         let written = tokio::task::spawn_blocking(move || kept.write(&life)).await;
         match written.expect("writing a file does not panic") {
-            Ok(()) => self.book().written = life,
-            Err(error) => tracing::warn!(%error, "what was delivered is not written down"),
+            Ok(()) => {
+                let mut book = self.book();
+                (book.written, book.unwritable) = (life, false);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.book().unwritable, true) {
+                    tracing::warn!(%error, "what was delivered is not written down");
+                }
+            }
         }
     }
 

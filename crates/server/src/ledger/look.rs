@@ -6,7 +6,7 @@
 //! Always true: what goes to and fro between nodes is left out. Where queues are shared, jobs put here are claimed elsewhere,
 //! and where the broker is, what is published here arrives from there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,27 +59,38 @@ pub struct Look {
 }
 
 impl Sources {
-    /// Reads everything.
-    pub async fn look(&self) -> Look {
+    /// Reads everything; of stores that are several nodes' only if that is asked for.
+    pub async fn look(&self, shared: bool) -> Look {
         let mut look = Look::default();
         let workers = self.ingest.of_queues();
+        let of_queues: HashMap<_, _> = workers.iter().map(|of| ((&*of.app, &*of.queue), of)).collect();
         let mut queues = self.queues.all();
         queues.sort_by(|a, b| (&a.app, &a.name).cmp(&(&b.app, &b.name)));
         for queue in queues {
-            let of_queue = workers.iter().find(|of| (&of.app, &of.queue) == (&queue.app, &queue.name));
-            self.queue(&queue, of_queue, &mut look).await;
+            let of_queue = of_queues.get(&(&*queue.app, &*queue.name)).copied();
+            self.queue(&queue, of_queue, shared, &mut look).await;
         }
         self.doors(&workers, &mut look);
         self.loops(&mut look);
         look
     }
 
-    async fn queue(&self, queue: &Queue, workers: Option<&OfQueue>, look: &mut Look) {
+    /// What this process has done, by the counts that are its own.
+    pub fn done(&self) -> Life {
+        let mut look = Look::default();
+        self.doors(&[], &mut look);
+        self.loops(&mut look);
+        look.done
+    }
+
+    async fn queue(&self, queue: &Queue, workers: Option<&OfQueue>, shared: bool, look: &mut Look) {
         let place = Place { app: queue.app.to_string(), queue: queue.name.to_string(), ..Place::default() };
         // Before the store is asked, so that it knows of all that is in here.
         let door = queue.at_the_door();
         look.part(put(&place, &door));
-        if let Ok(Ok(counts)) = timeout(PATIENCE, queue.store.counts()).await {
+        if (shared || !self.shared)
+            && let Ok(Ok(counts)) = timeout(PATIENCE, queue.store.counts()).await
+        {
             match queue.began().filter(|_| !self.shared) {
                 Some(began) => own_store(&place, &door, began, &counts, workers, look),
                 None => look.part(Part { shared: true, ..jobs(&place, &Counts::default(), &counts) }),
@@ -94,13 +105,15 @@ impl Sources {
     fn doors(&self, workers: &[OfQueue], look: &mut Look) {
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
         published.add(&self.apps);
+        let mut routed: HashMap<&str, u64> = HashMap::new();
+        for of in workers {
+            let lanes = of.lanes.iter().chain(&of.former).map(|lane| routes(lane)).sum::<u64>();
+            *routed.entry(&of.app).or_default() += of.over.routes + lanes;
+        }
         let (mut asked, mut recalled) = (0, 0);
         for (app, sums) in published.sums() {
             let place = Place { app: app.clone(), ..Place::default() };
-            let of_app = || workers.iter().filter(|of| *of.app == *app);
-            let lanes = |of: &OfQueue| of.lanes.iter().chain(&of.former).map(|lane| routes(lane)).sum::<u64>();
-            let routed = of_app().map(|of| of.over.routes + lanes(of)).sum();
-            if of_app().next().is_some() {
+            if let Some(&routed) = routed.get(&*app) {
                 look.link(&place, ["sinks", "published by pipelines"], [routed; 2], sums.confirmed, 0);
             }
             for (door, n) in Door::ALL.iter().zip(sums.asked).filter(|(_, n)| *n > 0) {
@@ -354,7 +367,8 @@ fn sink(place: &Place, outlet: &Outlet) -> Part {
 /// What apps have published.
 #[derive(Default)]
 pub struct Published {
-    known: Vec<(String, Arc<Usage>)>,
+    /// By where their counts are.
+    known: HashMap<usize, (String, Arc<Usage>)>,
     /// Of apps that are over.
     over: BTreeMap<String, Sums>,
 }
@@ -370,7 +384,7 @@ impl Published {
     /// Takes in apps that are new, and adds up those that nobody uses any more.
     fn add(&mut self, apps: &Apps) {
         let over = &mut self.over;
-        self.known.retain(|(app, usage)| {
+        self.known.retain(|_, (app, usage)| {
             let is_used = Arc::strong_count(usage) > 1;
             if !is_used {
                 over.entry(app.clone()).or_default().add(usage);
@@ -378,15 +392,14 @@ impl Published {
             is_used
         });
         for app in apps.all() {
-            if !self.known.iter().any(|(_, usage)| Arc::ptr_eq(usage, &app.usage)) {
-                self.known.push((app.id.to_string(), app.usage.clone()));
-            }
+            let known = self.known.entry(Arc::as_ptr(&app.usage).addr());
+            known.or_insert_with(|| (app.id.to_string(), app.usage.clone()));
         }
     }
 
     fn sums(&self) -> BTreeMap<String, Sums> {
         let mut sums = self.over.clone();
-        for (app, usage) in &self.known {
+        for (app, usage) in self.known.values() {
             sums.entry(app.clone()).or_default().add(usage);
         }
         sums

@@ -24,7 +24,13 @@ impl Minutes {
     pub fn note(&mut self, look: &Look, now_ms: u64, since_ms: u64) {
         let last_ms = self.ends.back().map_or(since_ms, |(ended_ms, _)| *ended_ms);
         if now_ms.saturating_sub(last_ms) >= MINUTE_MS {
-            self.ends.push_back((now_ms, look.clone()));
+            // Links that agree say nothing later, and parts to which nothing ever happened are like those that are not there.
+            let told = |step: &&Step| match step {
+                Step::Part(part) => !part.is_quiet(),
+                Step::Link(link) => link.difference != 0,
+            };
+            let chain = look.chain.iter().filter(told).cloned().collect();
+            self.ends.push_back((now_ms, Look { chain, done: look.done }));
             if self.ends.len() > MINUTES {
                 self.ends.pop_front();
             }
