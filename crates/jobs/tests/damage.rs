@@ -230,6 +230,22 @@ async fn a_lost_mark_is_found_and_costs_nothing() {
 }
 
 #[tokio::test]
+async fn a_mark_that_is_as_old_as_the_folder_is_no_damage() {
+    let before = Before::new(3, 4, 40).await;
+    let young = before.folder.path().join("young");
+    drop(open(&young).expect("a folder opens"));
+    let is_old = |folder: &Path| _ = fs::copy(young.join("mark"), folder.join("mark")).expect("a file");
+    assert_eq!(before.check("the first mark", is_old).await, None);
+}
+
+#[tokio::test]
+async fn a_repair_that_was_killed_between_the_databases_is_finished() {
+    let before = Before::new(3, 4, 40).await;
+    let between = |folder: &Path| fs::rename(folder.join("db"), folder.join("new")).expect("a folder");
+    assert_eq!(before.check("no database", between).await, None);
+}
+
+#[tokio::test]
 async fn a_flipped_bit_in_the_tables_is_found() {
     let before = Before::new(9, 4, 1_000_000).await;
     for (path, length) in tables(&before.whole()) {

@@ -23,6 +23,7 @@ impl Folder {
         let lock = lock(&path.join("lock"))?;
         let folder = Folder { path: path.into(), _lock: lock };
         folder.check_format()?;
+        folder.finish_repair()?;
         Ok(folder)
     }
 
@@ -33,6 +34,11 @@ impl Folder {
     /// The database.
     pub(super) fn database(&self) -> PathBuf {
         self.path.join("db")
+    }
+
+    /// The database that a repair makes.
+    pub(super) fn repaired(&self) -> PathBuf {
+        self.path.join("new")
     }
 
     /// See `mark`.
@@ -54,6 +60,15 @@ impl Folder {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A repair takes the old database away when the new one is whole; it may have come no further.
+    fn finish_repair(&self) -> io::Result<()> {
+        if self.database().exists() || !self.repaired().exists() {
+            return Ok(());
+        }
+        std::fs::rename(self.repaired(), self.database())?;
+        self.sync()
     }
 
     /// So that names in it outlive a crash of the machine.

@@ -1,7 +1,8 @@
 //! A small file that says how far the journal went when somebody was last told so.
 //!
-//! It is written after each synced commit and never synced itself: after a crash of the process it is exact, after one of the
-//! machine it may be old, and it is never ahead of the journal. So a journal that ends before it has lost something.
+//! It is written after each synced commit and only synced where there was none: after a crash of the process it is exact, after
+//! one of the machine it may be old, and it is never ahead of the journal. So a journal that ends before it has lost something,
+//! and a mark that cannot be read has been damaged.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -40,6 +41,11 @@ impl MarkFile {
     pub(super) fn open(path: &Path) -> io::Result<MarkFile> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         Ok(MarkFile(file))
+    }
+
+    /// So that it outlives a crash of the machine.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
     }
 
     pub(super) fn write<'a>(&self, commit: u64, queues: impl Iterator<Item = (u32, u64, &'a str)>) -> io::Result<()> {

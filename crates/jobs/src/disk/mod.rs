@@ -47,7 +47,7 @@ const NUMBERS_SKIPPED: u64 = 1 << 32;
 /// Bytes of new rows that are kept in memory until they go into a table.
 const MEMTABLE_BYTES: u64 = 32 << 20;
 
-/// Why a folder is not opened. Nothing in it was changed.
+/// Why a folder is not opened. All that was acknowledged is in it as it was found.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// Another process has it.
@@ -107,6 +107,13 @@ impl Disk {
         }
         let room = Room::new(path, reserve_bytes)?;
         let mark_file = MarkFile::open(&folder.mark())?;
+        if mark.is_none() {
+            // The first commits are synced, and the mark will be by and by: without this, a crash of the machine in between
+            // would leave them beside no mark, which looks like damage.
+            mark_file.write(loaded.commit, std::iter::empty())?;
+            mark_file.sync()?;
+            folder.sync()?;
+        }
         let jobs = |queue: &load::Stored| (queue.number, (queue.index.numbers().jobs, queue.name.clone()));
         let jobs = loaded.queues.iter().map(jobs).collect();
         let reader = Reader(Arc::new(Mutex::new(Some(tables.clone()))));

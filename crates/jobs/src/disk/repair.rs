@@ -25,7 +25,7 @@ const BATCH_JOBS: usize = 4_096;
 pub(super) fn repair(folder: &Folder) -> Result<Damage, DiskError> {
     let mark = mark::read(&folder.mark());
     let Checked { mut damage, gaps } = journal::check(&folder.database(), mark.as_ref())?;
-    let [copy, new] = ["copy", "new"].map(|name| folder.path().join(name));
+    let (copy, new) = (folder.path().join("copy"), folder.repaired());
     for left_over in [&copy, &new].into_iter().filter(|path| path.exists()) {
         std::fs::remove_dir_all(left_over)?;
     }
@@ -55,10 +55,12 @@ pub(super) fn repair(folder: &Folder) -> Result<Damage, DiskError> {
     drop(old);
     let seconds = now.as_secs();
     std::fs::rename(folder.database(), free_name(&folder.path().join(format!("damaged-{seconds}"))))?;
+    // Whoever opens the folder after a crash in between does this.
     std::fs::rename(new, folder.database())?;
+    let mark_file = MarkFile::open(&folder.mark())?;
+    mark_file.write(commit, queues.iter().map(|(number, jobs, name)| (*number, *jobs, &**name)))?;
+    mark_file.sync()?;
     folder.sync()?;
-    MarkFile::open(&folder.mark())?
-        .write(commit, queues.iter().map(|(number, jobs, name)| (*number, *jobs, &**name)))?;
     std::fs::remove_dir_all(copy)?;
     Ok(damage)
 }
