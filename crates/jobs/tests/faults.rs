@@ -77,6 +77,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
             }
         }
         child.wait().expect("it has ended");
+        assert!(said > 20, "round {round}: it ended by itself, after {said} lines");
         let disk = Disk::open_with(folder.path(), 1 << 20).expect("a folder opens");
         let queue = queue(&disk);
         let mut there = BTreeSet::new();
@@ -90,6 +91,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
         let once: BTreeSet<_> = of("finished").into_iter().collect();
         assert_eq!(once.len(), of("finished").len(), "round {round}: a job was finished twice");
     }
+    assert!(acknowledged.contains_key("finished"), "no job was finished before a kill");
 }
 
 async fn all_ids(queue: &Arc<dyn JobStore>, state: State) -> BTreeSet<u64> {
@@ -103,14 +105,15 @@ async fn all_ids(queue: &Arc<dyn JobStore>, state: State) -> BTreeSet<u64> {
     }
 }
 
-/// Lets this process' journal be another file.
+/// Lets this process' journal in a folder be another file.
 #[allow(unsafe_code)]
-fn replace_journal(by: &str) {
+fn replace_journal(folder: &Path, by: &str) {
     use std::os::fd::{FromRawFd, OwnedFd};
     let mut descriptors =
         std::fs::read_dir("/proc/self/fd").expect("Linux").map(|entry| entry.expect("an entry").path());
-    let is_journal =
-        |path: &PathBuf| std::fs::read_link(path).is_ok_and(|to| to.extension().is_some_and(|e| e == "jnl"));
+    let is_journal = |path: &PathBuf| {
+        std::fs::read_link(path).is_ok_and(|to| to.starts_with(folder) && to.extension().is_some_and(|e| e == "jnl"))
+    };
     let journal = descriptors.find(is_journal).expect("a journal is open");
     let number = journal.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("a number");
     let other = std::fs::OpenOptions::new().write(true).open(by).expect("a device");
@@ -127,7 +130,7 @@ async fn a_disk_that_fails(by: &str) {
     let store = queue(&disk);
     store.put(vec![sized(100); 3], 1).await.expect("a store puts");
     let (_, lease) = store.claim(claim(1, 1_000), 1).await.expect("a store claims").jobs.remove(0);
-    replace_journal(by);
+    replace_journal(&folder.path().canonicalize().expect("it is there"), by);
     let Err(StoreError::Unavailable(why)) = store.put(vec![sized(100)], 2).await else { panic!("acknowledged") };
     assert!(!why.is_empty());
     assert_eq!(store.finish(lease, Bytes::new(), 3).await, Err(StoreError::Unavailable(why.clone())));

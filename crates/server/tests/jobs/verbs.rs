@@ -104,17 +104,24 @@ fn what_has_been_put_is_not_put_again() {
 #[test]
 fn the_highest_priority_goes_first_and_nothing_before_its_time() {
     let server = server("");
-    let soon = (now_s() + 1) * 1000 + 500;
+    let hour_ms = 3_600_000;
     server.done(
         "/jobs",
         json!({"jobs": [
-            {"data": "later", "not_before_ms": soon, "priority": 9},
+            {"data": "later", "not_before_ms": now_s() * 1000 + hour_ms, "priority": 9},
             {"data": "ordinary"},
             {"data": "urgent", "priority": 5},
         ]}),
     );
     assert_eq!(told(&server.claim(json!({"jobs": 10})), "data"), ["urgent", "ordinary"]);
     assert_eq!(server.count("delayed"), 1);
+}
+
+#[test]
+fn a_claim_that_waits_is_woken_when_a_job_is_due() {
+    let server = server("");
+    let soon = (now_s() + 2) * 1000;
+    server.put(json!({"data": "later", "not_before_ms": soon}));
     let later = server.claim(json!({"jobs": 10, "wait_ms": 30_000}));
     assert_eq!(told(&later, "data"), ["later"]);
     assert!(now_s() * 1000 + 1000 >= soon);
