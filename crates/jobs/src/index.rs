@@ -24,6 +24,10 @@ pub(crate) type Place = u64;
 /// Entries that one page of a list looks at: what is asked for by key or attempt may be rare.
 const LOOKED_AT_MAX: usize = 10_000;
 
+/// Jobs that become something else by themselves, or are forgotten, in one go: a few milliseconds, in which the queue's lock
+/// is held.
+pub(crate) const SLICE: usize = 1_000;
+
 /// A job, and what the queue knows of it.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -143,19 +147,19 @@ impl Index {
         self.ends.first().map(|(until_ms, _)| *until_ms)
     }
 
-    pub(crate) fn extend(&mut self, lease: Lease, until_ms: u64) -> Result<Lease, StoreError> {
-        self.change(lease.job, |entry| entry.extend(lease, until_ms))
+    pub(crate) fn extend(&mut self, lease: Lease, until_ms: u64, now_ms: u64) -> Result<Lease, StoreError> {
+        self.change(lease.job, now_ms, |entry| entry.extend(lease, until_ms))
     }
 
     pub(crate) fn finish(&mut self, lease: Lease, result: Bytes, now_ms: u64) -> Result<(), StoreError> {
-        self.change(lease.job, |entry| entry.finish(lease, result, now_ms))?;
+        self.change(lease.job, now_ms, |entry| entry.finish(lease, result, now_ms))?;
         self.counts.totals.finished += 1;
         Ok(())
     }
 
     pub(crate) fn cancel(&mut self, lease: Lease, cancel: Cancel, now_ms: u64) -> Result<State, StoreError> {
         let (attempts_max, is_release) = (self.limits.attempts_max, matches!(cancel, Cancel::Released { .. }));
-        let state = self.change(lease.job, |entry| entry.cancel(lease, cancel, attempts_max, now_ms))?;
+        let state = self.change(lease.job, now_ms, |entry| entry.cancel(lease, cancel, attempts_max, now_ms))?;
         match is_release {
             true => self.counts.totals.released += 1,
             false => self.failed(state),
@@ -164,18 +168,19 @@ impl Index {
     }
 
     pub(crate) fn stall(&mut self, lease: Lease, failure: Failure, now_ms: u64) -> Result<(), StoreError> {
-        self.change(lease.job, |entry| entry.stall(lease, failure, now_ms))?;
+        self.change(lease.job, now_ms, |entry| entry.stall(lease, failure, now_ms))?;
         self.counts.totals.stalled += 1;
         Ok(())
     }
 
     pub(crate) fn retry(&mut self, id: JobId, now_ms: u64) -> Result<(), StoreError> {
-        self.change(id, |entry| entry.retry(now_ms))?;
+        self.change(id, now_ms, |entry| entry.retry(now_ms))?;
         self.counts.totals.retried += 1;
         Ok(())
     }
 
-    pub(crate) fn retract(&mut self, id: JobId) -> Result<(), StoreError> {
+    pub(crate) fn retract(&mut self, id: JobId, now_ms: u64) -> Result<(), StoreError> {
+        self.bring_up(id, now_ms);
         let state = self.forget(id).ok_or(StoreError::Unknown(id))?;
         self.counts.totals.retracted += u64::from(state != State::Finished);
         self.counts.totals.withdrawn += u64::from(state == State::Claimed);
@@ -241,28 +246,53 @@ impl Index {
         self.counts.totals.exhausted += u64::from(state == State::Stalled);
     }
 
-    /// Ends the delays and leases that are over.
-    pub(crate) fn pass_time(&mut self, now_ms: u64) {
+    /// Ends delays and leases that are over, so many at most. Answers how many it were.
+    pub(crate) fn pass_time(&mut self, now_ms: u64, at_most: usize) -> usize {
         self.now_ms = self.now_ms.max(now_ms);
-        while let Some((_, id)) = self.ends.first().copied().filter(|(until_ms, _)| *until_ms <= now_ms) {
-            let mut row = self.unindex(id).expect("whatever has an end is in the store");
-            let was_claimed = row.entry.state() == State::Claimed;
-            row.entry.time_is_up(self.limits.attempts_max);
-            if was_claimed {
-                self.failed(row.entry.state());
-            }
-            self.touch(id, row.print);
-            self.index(row);
+        let mut ended = 0;
+        while ended < at_most
+            && let Some((until_ms, id)) = self.ends.first().copied()
+            && until_ms <= now_ms
+        {
+            self.time_is_up(id);
+            ended += 1;
+        }
+        ended
+    }
+
+    fn time_is_up(&mut self, id: JobId) {
+        let mut row = self.unindex(id).expect("whatever has an end is in the store");
+        let was_claimed = row.entry.state() == State::Claimed;
+        row.entry.time_is_up(self.limits.attempts_max);
+        if was_claimed {
+            self.failed(row.entry.state());
+        }
+        self.touch(id, row.print);
+        self.index(row);
+    }
+
+    /// Does for one job what is due, whoever's turn it would be.
+    fn bring_up(&mut self, id: JobId, now_ms: u64) {
+        let until_ms = self.jobs.get(&id).and_then(|row| row.entry.until_ms());
+        if until_ms.is_some_and(|until_ms| until_ms <= now_ms) {
+            self.time_is_up(id);
         }
     }
 
-    pub(crate) fn forget_old(&mut self, now_ms: u64) {
+    /// Forgets a slice of what finished long ago. Answers whether there is more to do, of this or of what is due.
+    pub(crate) fn sweep(&mut self, now_ms: u64) -> bool {
         let until_ms = (now_ms + 1).saturating_sub(self.limits.kept_ms);
+        let mut forgotten = 0;
         while let Some((_, since_ms, id)) = self.oldest_finished()
             && (since_ms < until_ms || self.counts.kept as usize > self.limits.kept_max)
         {
+            if forgotten == SLICE {
+                return true;
+            }
             self.forget(id);
+            forgotten += 1;
         }
+        self.next_ms().is_some_and(|next_ms| next_ms <= now_ms)
     }
 
     fn oldest_finished(&self) -> Option<(State, u64, JobId)> {
@@ -363,8 +393,10 @@ impl Index {
     fn change<T>(
         &mut self,
         id: JobId,
+        now_ms: u64,
         verb: impl FnOnce(&mut Entry) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        self.bring_up(id, now_ms);
         let mut row = self.unindex(id).ok_or(StoreError::Unknown(id))?;
         let was_active = row.entry.is_active();
         let done = verb(&mut row.entry);
@@ -436,4 +468,23 @@ impl Index {
 /// Whether a job is of this key, if it matters.
 fn is_of(spec: &Spec, key: Option<&str>) -> bool {
     key.is_none() || spec.key.as_deref() == key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_at_once_is_done_in_slices_and_for_a_verbs_own_job_before_it() {
+        let mut index = Index::new(Limits::default());
+        index.put(vec![Spec::default(); 25], 1).expect("there is room");
+        let claim = Claim { jobs_max: 25, lease_ms: 10, owner: "worker".into() };
+        let (_, last) = index.claim(&claim, 1).jobs[24];
+        assert_eq!((index.pass_time(50, 10), index.counts().waiting), (10, 10));
+        assert_eq!(index.finish(last, Bytes::new(), 50), Err(StoreError::LeaseLost(last.job)));
+        assert_eq!((index.counts().waiting, index.counts().totals.failed), (11, 11));
+        assert!(index.sweep(50), "there is more");
+        assert_eq!(index.claim(&claim, 50).next_ms, Some(11), "whoever asks again at once finds more");
+        assert_eq!((index.pass_time(50, 99), index.sweep(50)), (14, false));
+    }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::index::Index;
+use crate::index::{Index, SLICE};
 use crate::job::{Cancel, Entry, Failure, JobId, Lease, Spec, State};
 use crate::store::{Claim, Claimed, Counts, JobStore, Limits, Page, Put, Query, StoreError};
 
@@ -27,10 +27,10 @@ impl MemoryStore {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The index after all that was due has happened.
+    /// The index after what was due has happened, or a slice of it.
     fn index_at(&self, now_ms: u64) -> MutexGuard<'_, Index> {
         let mut index = self.index();
-        index.pass_time(now_ms);
+        index.pass_time(now_ms, SLICE);
         index
     }
 
@@ -55,7 +55,7 @@ impl JobStore for MemoryStore {
     async fn extend(&self, lease: Lease, until_ms: u64, now_ms: u64) -> Result<Lease, StoreError> {
         let mut index = self.index_at(now_ms);
         let next_ms = index.next_ms();
-        let extended = index.extend(lease, until_ms);
+        let extended = index.extend(lease, until_ms, now_ms);
         let sooner = index.next_ms() < next_ms;
         drop(index);
         if sooner {
@@ -81,7 +81,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn retract(&self, id: JobId, now_ms: u64) -> Result<(), StoreError> {
-        self.waking(now_ms, |index| index.retract(id))
+        self.waking(now_ms, |index| index.retract(id, now_ms))
     }
 
     async fn find(&self, id: JobId) -> Result<Entry, StoreError> {
@@ -97,7 +97,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn sweep(&self, now_ms: u64) -> Result<(), StoreError> {
-        self.waking(now_ms, |index| index.forget_old(now_ms));
+        while self.waking(now_ms, |index| index.sweep(now_ms)) {}
         Ok(())
     }
 

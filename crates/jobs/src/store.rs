@@ -1,7 +1,8 @@
 //! The contract of a job store: one queue's jobs.
 //!
 //! Always true of every implementation (`testing` checks it):
-//! - a job is in exactly one state, and each verb is one atomic act, after which all that was due by `now_ms` has happened;
+//! - a job is in exactly one state, and each verb is one atomic act, before which what was due by `now_ms` has happened. Where very
+//!   much is due at once, some of it happens a verb or a sweep later; but never later than a verb about the job itself;
 //! - of the jobs of one key that are waiting, delayed or claimed, only the first may be claimed: a failing job holds its
 //!   key until it is finished, stalled or retracted. One that is retried queues anew;
 //! - among those that may be claimed the highest priority goes first, then the one that has queued longest;

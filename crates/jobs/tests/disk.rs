@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanfare_jobs::testing::{LIMITS, model};
-use fanfare_jobs::{Claim, Disk, DiskError, JobStore, Limits, Put, Query, Spec, State};
+use fanfare_jobs::{Claim, Disk, DiskError, JobStore, Limits, Put, Query, Spec, State, StoreError};
 use proptest::prelude::*;
 
 /// A queue in a folder that nobody sees any more.
@@ -140,4 +140,26 @@ async fn no_lease_has_a_number_again() {
     apart.sort_unstable();
     apart.dedup();
     assert_eq!(apart, numbers);
+}
+
+#[tokio::test]
+async fn what_is_due_at_once_is_done_in_slices() {
+    const JOBS: usize = 2_500;
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open(folder.path());
+    let queue = disk.queue("app/a", Limits { kept_ms: 0, ..Limits::default() });
+    put(&queue, JOBS, 1).await;
+    let claimed = queue.claim(claim(JOBS), 1).await.expect("a store claims").jobs;
+    let (_, last) = claimed[JOBS - 1];
+    assert_eq!(queue.finish(last, Bytes::new(), 5_000).await, Err(StoreError::LeaseLost(last.job)), "it is due itself");
+    let counts = queue.counts().await.expect("a store counts");
+    assert!(counts.claimed > 0, "one verb does not do all of it");
+    queue.sweep(5_000).await.expect("a store sweeps");
+    let counts = queue.counts().await.expect("a store counts");
+    assert_eq!((counts.waiting, counts.claimed, counts.totals.failed), (JOBS as u64, 0, JOBS as u64));
+    let again = queue.claim(claim(JOBS), 5_000).await.expect("a store claims").jobs;
+    let finishes = again.iter().map(|(_, lease)| queue.finish(*lease, Bytes::new(), 5_000));
+    futures_util::future::join_all(finishes).await.into_iter().for_each(|done| done.expect("the lease holds"));
+    queue.sweep(5_000).await.expect("a store sweeps");
+    assert_eq!(queue.counts().await.expect("a store counts").kept, 0);
 }

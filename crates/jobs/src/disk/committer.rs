@@ -18,7 +18,7 @@ use super::log::LogAct;
 use super::mark::MarkFile;
 use super::queue::{Held, Queue};
 use super::rows::{self, Table};
-use crate::index::{Index, Row};
+use crate::index::{Index, Row, SLICE};
 use crate::job::Phase;
 use crate::store::StoreError;
 
@@ -111,13 +111,15 @@ impl Committer {
         let room = self.room.check(bytes);
         let mut queues: BTreeMap<u32, (Arc<Queue>, bool)> = BTreeMap::new();
         let mut answers = Vec::with_capacity(acts.len());
+        let mut due_max = SLICE;
         for Act { queue, wants, now_ms, verb } in acts {
             if let Some(refused) = self.refusal(wants, &room) {
                 answers.push(verb(Err(refused)));
                 continue;
             }
             let mut held = queue.held();
-            let next_ms = held.pass_time(now_ms);
+            due_max -= held.pass_time(now_ms, due_max);
+            let next_ms = held.index.next_ms();
             answers.push(verb(Ok(&mut held.index)));
             let wakes = wants != Wants::Written || held.index.next_ms() < next_ms;
             drop(held);
@@ -309,13 +311,12 @@ pub(super) fn insert(
 }
 
 impl Held {
-    /// What was due has happened. Answers when the next would have been.
-    fn pass_time(&mut self, now_ms: u64) -> Option<u64> {
+    /// Of what was due, so much at most has happened. Answers how much.
+    fn pass_time(&mut self, now_ms: u64, at_most: usize) -> usize {
         if !std::mem::replace(&mut self.has_clock, true) {
             self.index.set_clock(now_ms);
         }
-        self.index.pass_time(now_ms);
-        self.index.next_ms()
+        self.index.pass_time(now_ms, at_most)
     }
 }
 

@@ -190,7 +190,7 @@ impl JobStore for DiskQueue {
     }
 
     async fn extend(&self, lease: Lease, until_ms: u64, now_ms: u64) -> Result<Lease, StoreError> {
-        self.act(Wants::Written, now_ms, move |index| index.extend(lease, until_ms)).await
+        self.act(Wants::Written, now_ms, move |index| index.extend(lease, until_ms, now_ms)).await
     }
 
     async fn finish(&self, lease: Lease, result: Bytes, now_ms: u64) -> Result<(), StoreError> {
@@ -210,7 +210,7 @@ impl JobStore for DiskQueue {
     }
 
     async fn retract(&self, id: JobId, now_ms: u64) -> Result<(), StoreError> {
-        self.act(Wants::Synced, now_ms, move |index| index.retract(id)).await
+        self.act(Wants::Synced, now_ms, move |index| index.retract(id, now_ms)).await
     }
 
     async fn find(&self, id: JobId) -> Result<Entry, StoreError> {
@@ -235,11 +235,8 @@ impl JobStore for DiskQueue {
     }
 
     async fn sweep(&self, now_ms: u64) -> Result<(), StoreError> {
-        self.act(Wants::Written, now_ms, move |index| {
-            index.forget_old(now_ms);
-            Ok(())
-        })
-        .await
+        while self.act(Wants::Written, now_ms, move |index| Ok(index.sweep(now_ms))).await? {}
+        Ok(())
     }
 
     fn set_limits(&self, limits: Limits) {
