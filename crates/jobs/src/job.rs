@@ -12,19 +12,22 @@ use crate::store::StoreError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
-/// What happened to the thing that a job is about.
+/// What happened to the thing that a job is about. Stores write the numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// It is new.
     #[default]
-    Create,
+    Create = 0,
     /// It changed.
-    Edit,
+    Edit = 1,
     /// It is no more.
-    Delete,
+    Delete = 2,
 }
 
 impl Kind {
+    /// All there are.
+    pub const ALL: [Kind; 3] = [Kind::Create, Kind::Edit, Kind::Delete];
+
     /// As it is written in requests: `create`, `edit`, `delete`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -36,7 +39,7 @@ impl Kind {
 
     /// The reverse of [`Kind::as_str`].
     pub fn parse(text: &str) -> Option<Kind> {
-        [Kind::Create, Kind::Edit, Kind::Delete].into_iter().find(|kind| kind.as_str() == text)
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
@@ -109,19 +112,19 @@ pub struct Lease {
     pub until_ms: u64,
 }
 
-/// What a job can be.
+/// What a job can be. Stores write the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// To be claimed, as soon as no earlier job of its key is in its way.
-    Waiting,
+    Waiting = 0,
     /// Waiting for its time.
-    Delayed,
+    Delayed = 1,
     /// A worker has it.
-    Claimed,
+    Claimed = 2,
     /// Done; kept for a while, so that somebody can ask.
-    Finished,
+    Finished = 3,
     /// Given up; kept until somebody retries or retracts it.
-    Stalled,
+    Stalled = 4,
 }
 
 impl State {

@@ -162,6 +162,34 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// How many they are.
+    pub const COUNT: usize = 11;
+
+    /// In the order in which they are written.
+    pub fn to_array(self) -> [u64; Totals::COUNT] {
+        let Totals {
+            put,
+            known,
+            claimed,
+            finished,
+            failed,
+            stalled,
+            retried,
+            retracted,
+            exhausted,
+            withdrawn,
+            released,
+        } = self;
+        [put, known, claimed, finished, failed, stalled, retried, retracted, exhausted, withdrawn, released]
+    }
+
+    /// The reverse of [`Totals::to_array`].
+    pub fn from_array(totals: [u64; Totals::COUNT]) -> Totals {
+        let [put, known, claimed, finished, failed, stalled, retried, retracted, exhausted, withdrawn, released] =
+            totals;
+        Totals { put, known, claimed, finished, failed, stalled, retried, retracted, exhausted, withdrawn, released }
+    }
+
     /// Jobs that are still there to be finished.
     pub fn unfinished(&self) -> u64 {
         self.put.saturating_sub(self.finished + self.retracted)

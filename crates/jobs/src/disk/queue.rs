@@ -159,7 +159,7 @@ impl DiskQueue {
 #[async_trait]
 impl JobStore for DiskQueue {
     async fn put(&self, specs: Vec<Spec>, now_ms: u64) -> Result<Vec<Put>, StoreError> {
-        let bytes = specs.iter().map(|spec| spec.data.len()).sum();
+        let bytes = specs.iter().map(rows::put_bytes).sum();
         self.act(Wants::Put { bytes }, now_ms, move |index| index.put(specs, now_ms)).await
     }
 

@@ -10,7 +10,7 @@
 use bytes::Bytes;
 
 use crate::index::{Numbers, Place, Row};
-use crate::job::{Entry, Job, JobId, Kind, Lease, Phase, Spec};
+use crate::job::{Entry, Job, JobId, Kind, Lease, Phase, Spec, State};
 use crate::store::Totals;
 
 /// The first byte of each value.
@@ -173,38 +173,29 @@ pub(super) fn read_name(open: Open<'_>) -> Option<Box<str>> {
 /// A queue's numbers, and the sum of what is written of its jobs: see [`print_of`].
 pub(super) fn numbers(queue: u32, numbers: &Numbers, sum: u64, commit: u64) -> (Key, Vec<u8>, u32) {
     let key = key(queue, Table::Numbers, JobId(0));
-    let Totals { put, known, claimed, finished, failed, stalled, retried, retracted, exhausted, withdrawn, released } =
-        numbers.totals;
-    let totals = [put, known, claimed, finished, failed, stalled, retried, retracted, exhausted, withdrawn, released];
-    let fields = [numbers.jobs, numbers.others, numbers.now_ms, sum].into_iter().chain(totals);
-    fields.fold(Sealed::new(key, commit, 15 * 8), Sealed::u64).seal()
+    let fields = [numbers.jobs, numbers.others, numbers.now_ms, sum].into_iter().chain(numbers.totals.to_array());
+    fields.fold(Sealed::new(key, commit, (4 + Totals::COUNT) * 8), Sealed::u64).seal()
 }
 
 pub(super) fn read_numbers(open: Open<'_>) -> Option<(Numbers, u64)> {
     let mut body = open.body;
-    let mut next = || body.u64();
-    let (jobs, others, now_ms, sum) = (next()?, next()?, next()?, next()?);
-    let totals = Totals {
-        put: next()?,
-        known: next()?,
-        claimed: next()?,
-        finished: next()?,
-        failed: next()?,
-        stalled: next()?,
-        retried: next()?,
-        retracted: next()?,
-        // Rows of earlier builds end before these.
-        exhausted: next().unwrap_or(0),
-        withdrawn: next().unwrap_or(0),
-        released: next().unwrap_or(0),
-    };
-    Some((Numbers { jobs, others, now_ms, totals }, sum))
+    let (jobs, others, now_ms, sum) = (body.u64()?, body.u64()?, body.u64()?, body.u64()?);
+    let mut totals = [0; Totals::COUNT];
+    for total in &mut totals {
+        *total = body.u64()?;
+    }
+    Some((Numbers { jobs, others, now_ms, totals: Totals::from_array(totals) }, sum))
+}
+
+/// About as many as a job takes when it is put.
+pub(super) fn put_bytes(spec: &Spec) -> usize {
+    let names = [&spec.key, &spec.idempotency_key].into_iter().flatten();
+    64 + spec.data.len() + names.map(|name| name.len()).sum::<usize>()
 }
 
 pub(super) fn put(queue: u32, row: &Row, commit: u64) -> (Key, Vec<u8>, u32) {
     let Job { id, put_ms, spec, .. } = &row.entry.job;
-    let bytes = 64 + spec.data.len() + spec.key.as_ref().map_or(0, |key| key.len());
-    let sealed = Sealed::new(key(queue, Table::Put, *id), commit, bytes);
+    let sealed = Sealed::new(key(queue, Table::Put, *id), commit, put_bytes(spec));
     let sealed = sealed.u64(row.place).u64(*put_ms).u64(spec.not_before_ms).u8(spec.kind as u8).u8(spec.priority);
     let mut sealed = sealed.text(spec.key.as_deref()).text(spec.idempotency_key.as_deref());
     sealed.value.extend(&spec.data);
@@ -216,7 +207,7 @@ pub(super) fn read_put(id: JobId, open: Open<'_>) -> Option<Row> {
     let mut body = open.body;
     let (place, put_ms, not_before_ms) = (body.u64()?, body.u64()?, body.u64()?);
     let kind = body.u8()?;
-    let kind = [Kind::Create, Kind::Edit, Kind::Delete].into_iter().find(|known| *known as u8 == kind)?;
+    let kind = Kind::ALL.into_iter().find(|known| *known as u8 == kind)?;
     let (priority, key, idempotency_key) = (body.u8()?, body.text()?, body.text()?);
     let data = Bytes::copy_from_slice(body.0);
     let bytes = data.len() as u64;
@@ -255,16 +246,16 @@ pub(super) fn read_state(row: &mut Row, open: Open<'_>) -> Option<()> {
     let place: Place = body.u64()?;
     let (attempt, since_ms) = (u32::try_from(body.u64()?).ok()?, body.u64()?);
     let (reason, progress) = (body.string()?, Bytes::copy_from_slice(body.bytes()?));
-    let phase = match body.u8()? {
-        0 => Phase::Waiting,
-        1 => Phase::Delayed { until_ms: body.u64()? },
-        2 => {
+    let state = body.u8()?;
+    let phase = match State::ALL.into_iter().find(|known| *known as u8 == state)? {
+        State::Waiting => Phase::Waiting,
+        State::Delayed => Phase::Delayed { until_ms: body.u64()? },
+        State::Claimed => {
             let (until_ms, number) = (body.u64()?, body.u64()?);
             Phase::Claimed { lease: Lease { job: row.entry.job.id, number, until_ms }, owner: body.string()? }
         }
-        3 => Phase::Finished { result: Bytes::copy_from_slice(body.bytes()?) },
-        4 => Phase::Stalled,
-        _ => return None,
+        State::Finished => Phase::Finished { result: Bytes::copy_from_slice(body.bytes()?) },
+        State::Stalled => Phase::Stalled,
     };
     let entry = &mut row.entry;
     (entry.phase, entry.since_ms, entry.reason) = (phase, since_ms, reason);

@@ -269,19 +269,11 @@ impl JobStore for RedisStore {
         let mut answer = read(Answer::of(self.look("counts", Vec::new()).await?))?;
         let mut next = || read(answer.number());
         let [waiting, delayed, claimed, stalled, kept, bytes] = [next()?, next()?, next()?, next()?, next()?, next()?];
-        let totals = Totals {
-            put: next()?,
-            known: next()?,
-            claimed: next()?,
-            finished: next()?,
-            failed: next()?,
-            stalled: next()?,
-            retried: next()?,
-            retracted: next()?,
-            exhausted: next()?,
-            withdrawn: next()?,
-            released: next()?,
-        };
+        let mut totals = [0; Totals::COUNT];
+        for total in &mut totals {
+            *total = next()?;
+        }
+        let totals = Totals::from_array(totals);
         let waiting_since_ms = read(answer.optional(Answer::number))?;
         Ok(Counts { waiting, delayed, claimed, stalled, kept, bytes, waiting_since_ms, totals })
     }

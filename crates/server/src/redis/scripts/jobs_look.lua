@@ -62,6 +62,7 @@ end
 function questions.counts()
   local first = redis.call('ZRANGEBYLEX', STATES, '[w', '(x', 'LIMIT', 0, 1)[1]
   local answer = { counted('w', 'x'), counted('d', 'e'), counted('c', 'd'), counted('s', 't'), counted('f', 'g') }
+  -- As `Totals::to_array` has them.
   local names = {
     'bytes', 'put', 'known', 'claimed', 'finished', 'failed', 'stalled', 'retried', 'retracted', 'exhausted', 'withdrawn',
     'released',
