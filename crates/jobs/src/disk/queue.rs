@@ -170,23 +170,30 @@ impl JobStore for DiskQueue {
         }
         let jobs = std::mem::take(&mut claimed.jobs);
         let found = self.reading(move |reader, queue| {
-            jobs.into_iter()
-                .map(|(job, lease)| Ok((reader.data(queue, job.id)?, job, lease)))
-                .collect::<Result<Vec<_>, _>>()
+            let read = jobs.into_iter().map(|(job, lease)| (reader.data(queue, job.id), job, lease));
+            Ok(read.collect::<Vec<_>>())
         });
+        let mut unread = None;
         for (carried, mut job, lease) in found.await? {
             match carried {
-                Carried::There(data) => {
+                Ok(Carried::There(data)) => {
                     job.spec.data = data;
                     claimed.jobs.push((job, lease));
                 }
-                Carried::Forgotten => {}
-                Carried::Damaged => {
-                    self.stall(lease, Failure { reason: DAMAGED.into(), progress: job.progress }, now_ms).await?;
+                Ok(Carried::Forgotten) => {}
+                Ok(Carried::Damaged) => {
+                    let failure = Failure { reason: DAMAGED.into(), progress: job.progress };
+                    match self.stall(lease, failure, now_ms).await {
+                        // Somebody retracted it meanwhile, or its lease was a very short one.
+                        Ok(()) | Err(StoreError::LeaseLost(_) | StoreError::Unknown(_)) => {}
+                        Err(error) => unread = Some(error),
+                    }
                 }
+                Err(error) => unread = Some(error),
             }
         }
-        Ok(claimed)
+        // The others are not to wait for one that cannot be read: it has this attempt behind it when its lease ends.
+        unread.filter(|_| claimed.jobs.is_empty()).map_or(Ok(claimed), Err)
     }
 
     async fn extend(&self, lease: Lease, until_ms: u64, now_ms: u64) -> Result<Lease, StoreError> {
