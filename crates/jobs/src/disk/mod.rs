@@ -1,7 +1,8 @@
 //! Queues on disk: all that was answered is there after a crash, or the store says what is not.
 //!
 //! The folder holds `db` (fjall's), `mark` (how far the journal went), `format` and `lock`. One thread writes for all queues
-//! (`committer`); what jobs carry stays on disk, and what is needed to find them is in memory ([`crate::index`]).
+//! (`committer`); data and results stay on disk. What is needed to find jobs is in memory ([`crate::index`]), and so is what attempts
+//! left behind (progress, reason), for as long as the job is there: as many bytes as workers like, beside all limits of the queue.
 //!
 //! Not here: what a verb does to a job or a queue.
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 const DAY_S: u32 = 24 * 60 * 60;
 const MONTH_S: u32 = 31 * DAY_S;
 const NAME_LEN_MAX: usize = 64;
-/// A job takes some hundred bytes of memory beside its data.
+/// A job takes some hundred bytes of memory beside its data, and what its worker left as progress and reason.
 const JOBS_MAX: u32 = 100_000_000;
 const CONCURRENCY_MAX: u32 = 10_000;
 

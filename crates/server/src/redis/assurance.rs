@@ -15,8 +15,13 @@ use tokio::time::Instant;
 use super::{CallError, Redis, UnitIx};
 
 /// What the server must be set to, by name.
-const NEEDED: [(&str, &str); 3] =
-    [("appendonly", "yes"), ("appendfsync", "always"), ("no-appendfsync-on-rewrite", "no")];
+const NEEDED: [(&str, &str); 4] = [
+    ("appendonly", "yes"),
+    ("appendfsync", "always"),
+    ("no-appendfsync-on-rewrite", "no"),
+    // A queue is a few large keys: whichever of them is evicted, all of its jobs are lost.
+    ("maxmemory-policy", "noeviction"),
+];
 /// How long a good answer is believed, and a bad one.
 const GOOD_FOR: Duration = Duration::from_secs(10);
 const BAD_FOR: Duration = Duration::from_secs(1);
@@ -121,7 +126,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(settings: [&str; 3], begin: Option<&str>) {
+    fn check(settings: [&str; 4], begin: Option<&str>) {
         let settings = NEEDED.iter().zip(settings).map(|((name, _), value)| (name.to_string(), value.to_owned()));
         let wrong = wrong(&settings.collect());
         assert_eq!(wrong.is_none(), begin.is_none(), "{wrong:?}");
@@ -130,13 +135,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        check(["yes", "always", "no"], None);
+        check(["yes", "always", "no", "noeviction"], None);
         check(
-            ["no", "always", "no"],
+            ["no", "always", "no", "noeviction"],
             Some("has appendonly \"no\", and durability = \"disk\" needs appendonly yes, appendfsync always"),
         );
-        check(["yes", "everysec", "no"], Some("has appendfsync \"everysec\""));
-        check(["yes", "always", "yes"], Some("has no-appendfsync-on-rewrite \"yes\""));
+        check(["yes", "everysec", "no", "noeviction"], Some("has appendfsync \"everysec\""));
+        check(["yes", "always", "yes", "noeviction"], Some("has no-appendfsync-on-rewrite \"yes\""));
+        check(["yes", "always", "no", "allkeys-lru"], Some("has maxmemory-policy \"allkeys-lru\""));
         assert!(wrong(&HashMap::new()).is_some(), "it did not say");
     }
 }

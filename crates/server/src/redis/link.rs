@@ -263,7 +263,7 @@ impl Link {
             return Err(DialError::Replica);
         } else {
             if let Some(policy) = field(&info, "maxmemory_policy").filter(|policy| *policy != "noeviction") {
-                tracing::warn!(server = %self.address, policy, "maxmemory-policy should be noeviction: Redis may drop histories");
+                tracing::warn!(server = %self.address, policy, "maxmemory-policy should be noeviction: Redis may drop histories, and the jobs of whole queues");
             }
             return Ok(health);
         };
