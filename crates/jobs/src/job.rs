@@ -75,6 +75,13 @@ pub struct Job {
     pub spec: Spec,
 }
 
+impl Job {
+    /// Bytes of what it carries.
+    pub fn bytes(&self) -> usize {
+        self.spec.data.len() + self.progress.len()
+    }
+}
+
 /// What is left of an attempt that failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
@@ -209,6 +216,12 @@ impl Entry {
             Phase::Finished { .. } => State::Finished,
             Phase::Stalled => State::Stalled,
         }
+    }
+
+    /// Bytes of what it carries, and of what was said of it.
+    pub fn bytes(&self) -> usize {
+        let result = if let Phase::Finished { result } = &self.phase { result.len() } else { 0 };
+        self.job.bytes() + result + self.reason.len()
     }
 
     /// When it becomes something else if nobody does anything.

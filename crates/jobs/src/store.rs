@@ -130,6 +130,8 @@ pub struct Counts {
     pub bytes: u64,
     /// Since when the one that has waited longest has.
     pub waiting_since_ms: Option<u64>,
+    /// What time it was when they were counted, where the store has another clock than its callers: what it lists is in its own.
+    pub clock_ms: Option<u64>,
     /// See [`Totals`].
     pub totals: Totals,
 }
@@ -201,7 +203,7 @@ impl Totals {
     }
 }
 
-/// Why a store did not do what it was asked to. Nothing was changed.
+/// Why a store did not do what it was asked to. Nothing was changed, unless it is unknown whether it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The producer may try again later.
@@ -221,7 +223,8 @@ pub enum StoreError {
     /// Only stalled jobs are retried.
     #[error("job {} is not stalled", .0.0)]
     NotStalled(JobId),
-    /// The store cannot keep what it would promise: the disk is full or failed, the server is away. Says which.
+    /// The store cannot keep what it would promise: the disk is full or failed, the server is away. Says which. What was asked for
+    /// may have been done: names make a put, and leases the other verbs, safe to repeat.
     #[error("the queue cannot be written: {0}")]
     Unavailable(Box<str>),
 }

@@ -569,7 +569,7 @@ pub async fn the_counts_add_up(store: Store) {
     assert_eq!(store.retract(retracted, 3).await, Ok(()));
     claim(&store, 4).await;
     let counts = store.counts().await.expect("a store counts");
-    let Counts { waiting, delayed, claimed, stalled: parked, kept, bytes, waiting_since_ms, totals } = counts;
+    let Counts { waiting, delayed, claimed, stalled: parked, kept, bytes, waiting_since_ms, totals, .. } = counts;
     assert_eq!((waiting, delayed, claimed, parked, kept, bytes), (0, 1, 1, 1, 1, 7));
     assert_eq!((waiting_since_ms, totals.put, totals.known, totals.claimed), (None, 5, 1, 4));
     assert_eq!((totals.finished, totals.failed, totals.stalled, totals.retracted), (1, 0, 1, 1));

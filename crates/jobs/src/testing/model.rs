@@ -336,6 +336,7 @@ impl Model {
             stalled: count(State::Stalled),
             kept: count(State::Finished),
             bytes: unfinished.map(|row| row.entry.job.spec.data.len() as u64).sum(),
+            clock_ms: None,
             waiting_since_ms: of(State::Waiting).map(|row| row.entry.since_ms).min(),
             totals: self.totals,
         }

@@ -40,7 +40,8 @@ impl QueueCounts {
         let mut seen = Vec::new();
         for queue in self.0.queues.all() {
             if let Ok(counts) = queue.store.counts().await {
-                let waiting_ms = counts.waiting_since_ms.map_or(0, |since_ms| queue.now_ms().saturating_sub(since_ms));
+                let now_ms = counts.clock_ms.unwrap_or_else(|| queue.now_ms());
+                let waiting_ms = counts.waiting_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
                 seen.push(Seen { queue, counts, waiting_s: waiting_ms as f64 / 1000.0 });
             }
         }

@@ -19,7 +19,7 @@ use super::clock::Clock;
 use super::tally::{AtTheDoor, Tally};
 use crate::config::QueueSettings;
 
-/// Jobs that are read in one go, and bytes of data after which nothing is read any more: together with the bound of a
+/// Jobs that are read in one go, and bytes of theirs after which nothing is read any more: together with the bound of a
 /// request's body they bound what one answer may hold.
 pub const SLICE: usize = 64;
 /// See [`SLICE`].
@@ -197,7 +197,7 @@ impl Queue {
                 Err(_) => return Ok((held, None)),
             };
             let ended = jobs.len() < asked || jobs.len() == left;
-            bytes += jobs.iter().map(|(job, _)| job.spec.data.len()).sum::<usize>();
+            bytes += jobs.iter().map(|(job, _)| job.bytes()).sum::<usize>();
             held.jobs.extend(jobs);
             if ended || bytes >= SLICES_BYTES {
                 return Ok((held, next_ms));

@@ -216,7 +216,7 @@ impl Filter {
         }
     }
 
-    /// The jobs that it fits and that are stalled now, in pages.
+    /// The jobs that it fits and that are stalled now, by the clock that the store lists by, in pages.
     pub fn stalled(self, now_ms: u64) -> Query {
         let all = self.of(State::Stalled);
         let until_ms = all.since_ms.end.min(now_ms.saturating_add(1));

@@ -18,7 +18,7 @@ mod told;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanfare_jobs::{Cancel, JobId, Put, Query, StoreError};
+use fanfare_jobs::{Cancel, Entry, JobId, Put, Query, StoreError};
 use fanfare_proto::json::BadObject;
 use fanfare_proto::sign::SignedQuery;
 use futures_util::future::join_all;
@@ -253,8 +253,9 @@ impl Call<'_> {
         struct Retried {
             retried: usize,
         }
-        let mut query = Filter::written(self.text()?)?.stalled(self.now_ms());
-        let mut retried = 0;
+        let filter = Filter::written(self.text()?)?;
+        let now_ms = self.queue.store.counts().await?.clock_ms.unwrap_or_else(|| self.now_ms());
+        let (mut query, mut retried) = (filter.stalled(now_ms), 0);
         loop {
             let page = self.queue.store.list(query.clone()).await?;
             // At once, so that they share what it costs to keep them.
@@ -282,7 +283,7 @@ impl Call<'_> {
         loop {
             let slice = Query { limit: (limit - entries.len()).min(SLICE), ..query.clone() };
             let page = self.queue.store.list(slice).await?;
-            bytes += page.entries.iter().map(|entry| entry.job.spec.data.len()).sum::<usize>();
+            bytes += page.entries.iter().map(Entry::bytes).sum::<usize>();
             let looked_in_vain = page.entries.is_empty();
             entries.extend(page.entries);
             query.after = page.next;

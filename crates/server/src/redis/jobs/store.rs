@@ -275,7 +275,8 @@ impl JobStore for RedisStore {
         }
         let totals = Totals::from_array(totals);
         let waiting_since_ms = read(answer.optional(Answer::number))?;
-        Ok(Counts { waiting, delayed, claimed, stalled, kept, bytes, waiting_since_ms, totals })
+        let clock_ms = Some(read(answer.number())?).filter(|_| self.servers_clock);
+        Ok(Counts { waiting, delayed, claimed, stalled, kept, bytes, waiting_since_ms, clock_ms, totals })
     }
 
     /// Also wakes those who wait, where there is something to claim: the news of it may have been lost.

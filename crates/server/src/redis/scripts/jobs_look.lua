@@ -2,7 +2,7 @@
 -- ARGV: 4 what is asked, then as the question says.
 
 local questions = {}
--- Jobs that one page looks at, and bytes of data after which it ends: what is asked for by key or attempt may be rare.
+-- Jobs that one page looks at, and bytes of theirs after which it ends: what is asked for by key or attempt may be rare.
 local LOOKED_AT_MAX, BYTES_MAX = 1000, 4194304
 
 -- ARGV: 5 a number. Answers the job; nothing if there is none.
@@ -51,14 +51,15 @@ function questions.list()
     if #found == limit or looked_at > LOOKED_AT_MAX or bytes > BYTES_MAX then return { last, found } end
     local row = read(member:sub(-16))
     if row.attempt >= tonumber(ARGV[7]) and (not key or row.key == key) then
-      found[#found + 1], bytes = described(row), bytes + row.bytes
+      found[#found + 1] = described(row)
+      bytes = bytes + row.bytes + #row.progress + #row.reason + #row.result
     end
     last = member:sub(2)
   end
   return { false, found }
 end
 
--- Answers how many jobs there are in each state, the bytes, since when one waits (false: none does), and the totals.
+-- Answers how many jobs there are in each state, the bytes, the totals, since when one waits (false: none does), and the time.
 function questions.counts()
   local first = redis.call('ZRANGEBYLEX', STATES, '[w', '(x', 'LIMIT', 0, 1)[1]
   local answer = { counted('w', 'x'), counted('d', 'e'), counted('c', 'd'), counted('s', 't'), counted('f', 'g') }
@@ -71,6 +72,7 @@ function questions.counts()
     answer[#answer + 1] = tonumber(n) or 0
   end
   answer[#answer + 1] = first and tonumber(first:sub(2, 17)) or false
+  answer[#answer + 1] = now
   return answer
 end
 
