@@ -1,12 +1,12 @@
 //! Whether a unit's server has on disk what it answers for: it must append each write to its log and sync that before it
 //! answers. Asked of the server itself, again and again, as somebody may change it while it runs.
 //!
-//! Always true: what was said of one server is never believed of another: whatever happens to a unit ends what was known.
+//! Always true: what was said of one server is never believed of another, which would have another generation. Between the asking
+//! and a write another one may take over, so whoever writes checks before, to refuse in time, and behind, to be sure.
 //!
 //! Not here: replicas. A replica that is promoted may lack what its primary had on disk.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,45 +41,38 @@ impl Assurances {
     pub(super) fn of(&self, unit: UnitIx) -> Arc<Assurance> {
         self.0[usize::from(unit.0)].clone()
     }
-
-    /// The unit's server may be another one, from now on or from a moment ago.
-    pub(super) fn doubt(&self, unit: UnitIx) {
-        self.0[usize::from(unit.0)].doubts.fetch_add(1, Ordering::AcqRel);
-    }
 }
 
 /// What is known of a unit's server.
 pub(super) struct Assurance {
     redis: Redis,
     unit: UnitIx,
-    /// Rises whenever the server may be another one.
-    doubts: AtomicU64,
     said: Mutex<Option<Said>>,
 }
 
 #[derive(Clone)]
 struct Said {
-    /// The doubts there had been before it was asked.
-    doubts: u64,
+    /// Of the server, before it was asked.
+    generation: u64,
     until: Instant,
     verdict: Result<(), Box<str>>,
 }
 
 impl Assurance {
     fn new(redis: Redis, unit: UnitIx) -> Assurance {
-        Assurance { redis, unit, doubts: AtomicU64::new(0), said: Mutex::default() }
+        Assurance { redis, unit, said: Mutex::default() }
     }
 
     /// Whether what the server answers for is on disk; or why not, for the person who can change it.
     pub(super) async fn check(&self) -> Result<(), Box<str>> {
-        let doubts = self.doubts.load(Ordering::Acquire);
-        let known = self.said().clone().filter(|said| said.doubts == doubts && Instant::now() < said.until);
+        let generation = self.redis.generation(self.unit);
+        let known = self.said().clone().filter(|said| said.generation == generation && Instant::now() < said.until);
         if let Some(said) = known {
             return said.verdict;
         }
         let verdict = self.ask().await;
         let until = Instant::now() + if verdict.is_ok() { GOOD_FOR } else { BAD_FOR };
-        *self.said() = Some(Said { doubts, until, verdict: verdict.clone() });
+        *self.said() = Some(Said { generation, until, verdict: verdict.clone() });
         verdict
     }
 

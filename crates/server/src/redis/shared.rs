@@ -72,7 +72,6 @@ struct Others {
     relay: Relay,
     jobs: RedisJobs,
     logs: RedisLogs,
-    assurances: Assurances,
 }
 
 #[async_trait]
@@ -91,13 +90,11 @@ impl LinkEvents for Listeners {
     }
 
     fn down(&self, unit: UnitIx) {
-        self.others.get().into_iter().for_each(|others| others.assurances.doubt(unit));
         self.ears.down(unit);
     }
 
     async fn up(&self, unit: UnitIx, generation: u64) {
-        if let Some(Others { presence, revocations, limits, jobs, logs, assurances, .. }) = self.others.get() {
-            assurances.doubt(unit);
+        if let Some(Others { presence, revocations, limits, jobs, logs, .. }) = self.others.get() {
             jobs.up(unit);
             logs.up(unit);
             presence.up(unit, generation);
@@ -135,7 +132,7 @@ impl Shared {
         let relay = Relay::new(redis.clone());
         let assurances = Assurances::new(&redis);
         let jobs = RedisJobs::new(redis.clone(), assurances.clone());
-        let logs = RedisLogs::new(redis.clone(), assurances.clone());
+        let logs = RedisLogs::new(redis.clone(), assurances);
         let others = Others {
             presence: presence.clone(),
             revocations: revocations.clone(),
@@ -143,7 +140,6 @@ impl Shared {
             relay: relay.clone(),
             jobs: jobs.clone(),
             logs: logs.clone(),
-            assurances,
         };
         listeners.others.set(others).unwrap_or_else(|_| unreachable!("it is set here only"));
         // From here on they are told what they listen for.

@@ -179,6 +179,7 @@ impl JobStore for RedisStore {
         let Value::Array(ids) = self.call(&PUT, now_ms, args).await? else {
             return Err(StoreError::Full { jobs_max, bytes_max });
         };
+        self.is_assured().await?;
         let put = |id| match id {
             Value::Int(id) if id < 0 => Ok(Put::Known(JobId(id.unsigned_abs()))),
             Value::Int(id) => Ok(Put::New(JobId(id.unsigned_abs()))),

@@ -27,15 +27,10 @@ impl LinkEvents for Ears {
         self.0.get().map(|jobs| jobs.message(channel));
     }
 
-    fn down(&self, unit: UnitIx) {
-        self.0.get().into_iter().for_each(|jobs| jobs.0.assurances.doubt(unit));
-    }
+    fn down(&self, _unit: UnitIx) {}
 
     async fn up(&self, unit: UnitIx, _generation: u64) {
-        if let Some(jobs) = self.0.get() {
-            jobs.0.assurances.doubt(unit);
-            jobs.up(unit);
-        }
+        self.0.get().into_iter().for_each(|jobs| jobs.up(unit));
     }
 }
 

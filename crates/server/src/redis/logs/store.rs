@@ -168,6 +168,7 @@ impl RedisLog {
                 answer => break answer,
             }
         };
+        self.is_assured().await?;
         let mut answer = read(Answer::of(answer))?;
         self.came_to(tip(&mut answer)?);
         let mut news = Vec::new();
@@ -274,7 +275,9 @@ impl Log for RedisLog {
     async fn set_mark(&self, reader: &str, mark: u64) -> Result<u64, LogError> {
         self.is_assured().await?;
         let args = vec![reader.into(), number(mark), number(READERS_MAX as u64)];
-        match self.change("mark", args, 0).await? {
+        let marked = self.change("mark", args, 0).await?;
+        self.is_assured().await?;
+        match marked {
             Value::Int(mark) => u64::try_from(mark).map_err(|_| LogError::TooManyReaders),
             _ => Err(misread()),
         }
