@@ -77,6 +77,20 @@ fn large_jobs_come_in_more_pages_and_more_claims() {
 }
 
 #[test]
+fn large_results_come_in_more_pages() {
+    let server = server("");
+    server.done("/jobs", json!({"jobs": vec![json!({"data": ""}); 160]}));
+    let result = "x".repeat(60_000);
+    let claimed = server.claim(json!({"jobs": 1000}));
+    for job in &claimed {
+        server.about(job, "finish", json!({"result": result})).expect(200, "{}");
+    }
+    let listed = page(&server, &[("state", "finished"), ("limit", "1000")]);
+    let n = listed["jobs"].as_array().expect("a list").len();
+    assert!((1..claimed.len()).contains(&n) && listed["cursor"].is_string(), "{n} of {} in a page", claimed.len());
+}
+
+#[test]
 fn queues_are_listed_with_their_counts_totals_and_limits() {
     let server = server("lease_s = 7\nattempts_max = 3");
     fill(&server, 3);

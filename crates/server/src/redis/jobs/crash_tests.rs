@@ -109,6 +109,8 @@ async fn leases_end_by_the_servers_clock_whatever_nodes_say() {
         })
     })
     .await;
+    let clock_ms = store.counts().await.expect("a store counts").clock_ms;
+    assert!(clock_ms > Some(1_600_000_000_000), "it says by what clock it counts: {clock_ms:?}");
     let ahead_ms = 3_600_000;
     eventually("the lease ends", async || {
         !store.claim(claim(1, 300), ahead_ms).await.expect("it claims").jobs.is_empty()
