@@ -49,6 +49,7 @@ pub use compile::{ChannelRule, Place, Secret, Shared, Table, Written, Wrong, com
 pub(crate) use compile::{check_keys, suggest};
 pub use condition::Condition;
 pub use counts::{Counts, Tally};
+pub(crate) use hash::hex;
 pub use params::{Bad, Params};
 pub use record::{Body, Fields, Lap, RECORDS_MAX, Record, RecordId, Route, Unsayable};
 pub(crate) use registry::table;

@@ -32,7 +32,7 @@ pub use client::Client;
 pub use compile::{Build, SinkKind, Target, compile, reference};
 pub use counts::{Due, Lost, Tally};
 pub use http::{Ask, Asked, Posts};
-pub use kinds::{World, kinds, one, posts};
+pub use kinds::{HEADERS, TIMEOUT, World, kinds, one, posts};
 pub use outlet::{Effort, Outlet, Undelivered};
 pub use writer::Writers;
 

@@ -13,8 +13,8 @@ use cel::{Context, Env, ExecutionError, ParseError, Program, Value};
 use regex::{Regex, RegexBuilder};
 use serde_json::Value as Json;
 
+use super::compile::suggest;
 use super::record::{Fields, Record};
-use super::registry::nearest;
 use super::scope::{META, Meta, Seen, look, meta};
 use super::stage::{At, Failed};
 
@@ -218,10 +218,7 @@ impl Check {
             MATCHES => self.pattern(call)?,
             "matches" => return Err("`matches` takes a text and a pattern".into()),
             name if !name.starts_with(char::is_alphabetic) || FUNCTIONS.contains(&name) => {}
-            name => {
-                let near = nearest(name, FUNCTIONS.into_iter()).expect("there are functions");
-                return Err(format!("there is no function `{name}`; did you mean `{near}`?"));
-            }
+            name => return Err(suggest(format!("there is no function `{name}`"), name, FUNCTIONS.into_iter())),
         }
         match self.joints > JOINTS_MAX || self.joints_in_loops > JOINTS_IN_LOOP_MAX {
             true => Err(format!("`+` is there {JOINTS_MAX} times at most, and {JOINTS_IN_LOOP_MAX} times in a loop")),

@@ -20,6 +20,11 @@ fn halves(text: &str) -> [u128; 2] {
     [half(0), half(16)]
 }
 
+/// Bytes in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
-use super::compile::{Secret, Shared, Table};
+use super::compile::{Secret, Shared, Table, suggest};
 use super::condition::Condition;
 use super::path::Path;
 use super::record::Fields;
@@ -123,9 +123,14 @@ impl Params<'_> {
         self.needed(key, texts)
     }
 
+    /// The field that a text names which stands under this key.
+    pub(super) fn field(key: &str, text: &str) -> Result<Path, Bad> {
+        Path::parse(text).map_err(|message| Bad::at(key, message))
+    }
+
     pub(super) fn opt_path(&self, key: &'static str) -> Result<Option<Path>, Bad> {
         let text = self.opt_text(key)?;
-        text.map(|text| Path::parse(&text).map_err(|message| Bad::at(key, message))).transpose()
+        text.map(|text| Params::field(key, &text)).transpose()
     }
 
     pub(super) fn path(&self, key: &'static str) -> Result<Path, Bad> {
@@ -139,7 +144,7 @@ impl Params<'_> {
         if texts.is_empty() {
             return Err(Bad::at(key, "names no field"));
         }
-        texts.iter().map(|text| Path::parse(text).map_err(|message| Bad::at(key, message))).collect()
+        texts.iter().map(|text| Params::field(key, text)).collect()
     }
 
     pub(super) fn opt_template(&self, key: &'static str) -> Result<Option<Template>, Bad> {
@@ -154,6 +159,16 @@ impl Params<'_> {
 
     pub(super) fn condition(&self, key: &'static str) -> Result<Condition, Bad> {
         Condition::parse(&self.text(key)?).map_err(|message| Bad::at(key, message))
+    }
+
+    /// What one of these words stands for.
+    pub(crate) fn choice<T: Clone>(&self, key: &'static str, words: &[(&str, T)]) -> Result<T, Bad> {
+        let written = self.text(key)?;
+        let found = words.iter().find(|(word, _)| *word == written).map(|(_, value)| value.clone());
+        found.ok_or_else(|| {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            Bad::at(key, suggest(format!("takes {}", known.join(", ")), &written, known.iter().copied()))
+        })
     }
 
     /// One of the configuration's keys, by the name that stands here.

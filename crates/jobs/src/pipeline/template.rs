@@ -14,8 +14,8 @@ use minijinja::value::{Kwargs, ValueKind, merge_maps};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters};
 use serde_json::{Number, Value as Json};
 
+use super::compile::suggest;
 use super::record::Record;
-use super::registry::nearest;
 use super::scope::{META, Meta, Seen, look, meta};
 use super::stage::{At, Failed};
 
@@ -220,10 +220,7 @@ fn check(source: &str) -> Result<(), String> {
 fn known(what: &str, names: &[&'static str], token: Option<Result<Token, Error>>) -> Result<(), String> {
     match token.transpose().map_err(|error| say(&error))? {
         Some(Token::Ident(name)) if names.contains(&name) => Ok(()),
-        Some(Token::Ident(name)) => match nearest(name, names.iter().copied()) {
-            Some(near) => Err(format!("there is no {what} `{name}`; did you mean `{near}`?")),
-            None => Err(format!("there is no {what} `{name}`")),
-        },
+        Some(Token::Ident(name)) => Err(suggest(format!("there is no {what} `{name}`"), name, names.iter().copied())),
         _ => Err(format!("a {what} has a name")),
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::text::{data, envelope, text};
 use super::{Ask, Asked, Delivery, SinkError};
-use crate::pipeline::Secret;
+use crate::pipeline::{Secret, hex};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -111,10 +111,6 @@ fn with_query(uri: &Uri, name: &str, value: &str) -> Result<Uri, SinkError> {
     let target = format!("{}?{query}", uri.path()).parse();
     parts.path_and_query = Some(target.map_err(|_| SinkError::Refused("the channel's name is too long".into()))?);
     Uri::from_parts(parts).map_err(|error| SinkError::Refused(error.to_string()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

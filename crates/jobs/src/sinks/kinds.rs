@@ -13,7 +13,7 @@ use super::forms::{Plain, Publisher, Webhook};
 use super::plain::{Null, Stdout};
 use super::writer::{Settings, Sync};
 use super::{Ask, Client, Posts, Sink, SinkKind, Target, Writers};
-use crate::pipeline::{Bad, Key, Params, default, optional, required, suggest};
+use crate::pipeline::{Bad, Key, Params, default, optional, required};
 
 /// What sinks need of the world.
 #[derive(Clone, Default)]
@@ -28,8 +28,10 @@ pub struct World {
 
 const URLS: Key = required("urls", "list of strings", "Where to: each is a target of its own, and all must confirm.");
 const OPTIONAL_URLS: Key = default("optional_urls", "list of strings", "[]", "Where to, too; for these nobody waits.");
-const HEADERS: Key = optional("headers", "table", "Sent with each request.");
-const TIMEOUT: Key = default("timeout_ms", "number", "10000", "For each request. A hung target runs into it.");
+/// What is sent beside the record.
+pub const HEADERS: Key = optional("headers", "table", "Sent with each request.");
+/// How long is waited for an answer.
+pub const TIMEOUT: Key = default("timeout_ms", "number", "10000", "For each request. A hung target runs into it.");
 const FORM: Key = default(
     "body",
     "string",
@@ -199,7 +201,7 @@ fn headers(params: &Params) -> Result<HeaderMap, Bad> {
 }
 
 fn method(params: &Params) -> Result<Method, Bad> {
-    choice(params, "method", &[("POST", Method::POST), ("PUT", Method::PUT), ("PATCH", Method::PATCH)])
+    params.choice("method", &[("POST", Method::POST), ("PUT", Method::PUT), ("PATCH", Method::PATCH)])
 }
 
 fn success(params: &Params) -> Result<Vec<StatusCode>, Bad> {
@@ -211,7 +213,7 @@ fn success(params: &Params) -> Result<Vec<StatusCode>, Bad> {
 fn plain(params: &Params) -> Result<Box<dyn Ask>, Bad> {
     let bodies: [(_, fn() -> Plain); 3] =
         [("data", || Plain::Data), ("text", || Plain::Text), ("record", || Plain::Record)];
-    Ok(Box::new(choice(params, "body", &bodies)?()))
+    Ok(Box::new(params.choice("body", &bodies)?()))
 }
 
 fn signed(params: &Params) -> Result<Box<dyn Ask>, Bad> {
@@ -231,21 +233,11 @@ fn to_file(params: &Params, world: &World) -> Result<Vec<Target>, Bad> {
     let path = path.ok_or_else(|| Bad::at("path", "leads out of the folder that sinks may write to"))?;
     let every = Sync::Every(Duration::from_millis(params.number("fsync_ms", 1..=3_600_000)?));
     let settings = Settings {
-        sync: choice(params, "fsync", &[("always", Sync::Always), ("interval", every), ("never", Sync::Never)])?,
+        sync: params.choice("fsync", &[("always", Sync::Always), ("interval", every), ("never", Sync::Never)])?,
         bytes_max: params.opt_number("rotate_bytes", 1..=u64::MAX)?,
         age_max: params.opt_number("rotate_s", 1..=u64::MAX)?.map(Duration::from_secs),
         kept_max: params.opt_number("keep", 0..=1_000_000)?.map(|kept| kept as usize),
     };
-    let form = choice(params, "form", &[("record", Form::Record), ("data", Form::Data)])?;
+    let form = params.choice("form", &[("record", Form::Record), ("data", Form::Data)])?;
     Ok(one(File { writer: world.writers.of(path, settings), form }))
-}
-
-/// One of these words.
-fn choice<T: Clone>(params: &Params, key: &'static str, words: &[(&str, T)]) -> Result<T, Bad> {
-    let written = params.text(key)?;
-    let found = words.iter().find(|(word, _)| *word == written).map(|(_, value)| value.clone());
-    found.ok_or_else(|| {
-        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        Bad::at(key, suggest(format!("takes {}", known.join(", ")), &written, known.iter().copied()))
-    })
 }

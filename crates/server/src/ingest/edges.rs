@@ -1,8 +1,8 @@
 //! The sink `pusher`: publishes a record to another server that speaks Pusher's HTTP API, such as an edge elsewhere.
 
 use bytes::Bytes;
-use fanfare_jobs::pipeline::{Bad, Key, Params, Secret, default, optional, required};
-use fanfare_jobs::sinks::{Ask, Asked, Delivery, SinkError, SinkKind, World, posts};
+use fanfare_jobs::pipeline::{Bad, Key, Params, Secret, default, required};
+use fanfare_jobs::sinks::{Ask, Asked, Delivery, HEADERS, SinkError, SinkKind, TIMEOUT, World, posts};
 use fanfare_proto::sign::sign_query;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Uri};
@@ -14,8 +14,8 @@ use crate::tokens::now_s;
 const KEYS: &[Key] = &[
     required("urls", "list of strings", "The servers, such as `https://edge.example:6001`: all must confirm."),
     default("optional_urls", "list of strings", "[]", "More of them, for which nobody waits."),
-    optional("headers", "table", "Sent with each request."),
-    default("timeout_ms", "number", "10000", "For each request. A hung server runs into it."),
+    HEADERS,
+    TIMEOUT,
     required("app", "string", "The app's id there."),
     required("key", "string", "One of its keys."),
     required("secret", "string", "The name of the key to sign with: the secret of `key`."),

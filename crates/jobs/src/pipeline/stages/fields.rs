@@ -62,7 +62,7 @@ pub(crate) const KINDS: &[StageKind] = &[
 struct Rename(Vec<(Path, Path)>);
 
 fn rename(params: &Params) -> Result<Box<dyn Stage>, Bad> {
-    let path = |text: &str| Path::parse(text).map_err(|message| Bad::at("fields", message));
+    let path = |text: &str| Params::field("fields", text);
     let pair = |(from, to): (&String, &Value)| {
         let to = to.as_str().ok_or_else(|| Bad::at("fields", format!("{from}: takes a string")))?;
         Ok((path(from)?, path(to)?))
@@ -124,8 +124,7 @@ struct Set {
 }
 
 fn set(params: &Params) -> Result<Box<dyn Stage>, Bad> {
-    let pair =
-        |(path, value): (String, Value)| Ok((Path::parse(&path).map_err(|message| Bad::at("fields", message))?, value));
+    let pair = |(path, value): (String, Value)| Ok((Params::field("fields", &path)?, value));
     let values = params.map("fields")?.into_iter().map(pair).collect::<Result<_, _>>()?;
     Ok(Box::new(Set { values, missing_only: params.flag("missing_only")? }))
 }

@@ -58,7 +58,7 @@ pub(crate) const KINDS: &[StageKind] = &[
     },
     StageKind {
         name: "count",
-        summary: "Counts what goes through, by a key, and shows it among the stage's figures. 1000 keys at most: the others \
+        summary: "Counts what goes through, by a key, and shows it among the stage's figures (`key.…`). 1000 keys at most: the others \
                   are counted together. A job that is tried again is counted again.",
         keys: &[required(
             "key",

@@ -10,8 +10,9 @@ use crate::pipeline::hash::percentile;
 use crate::pipeline::params::{Bad, Params};
 use crate::pipeline::path::Path;
 use crate::pipeline::record::{Body, Record};
-use crate::pipeline::registry::{Reads, StageKind, default, nearest, optional, required};
+use crate::pipeline::registry::{Reads, StageKind, default, optional, required};
 use crate::pipeline::stage::{At, Failed, OnError, Outcome, Stage};
+use crate::pipeline::suggest;
 
 pub(crate) const KINDS: &[StageKind] = &[
     StageKind {
@@ -63,9 +64,8 @@ fn tee(params: &Params) -> Result<Box<dyn Stage>, Bad> {
     let to = params.text("to")?;
     let known = &params.shared.copies_to;
     if !known.contains(&to) {
-        let near = nearest(&to, known.iter().map(String::as_str));
-        let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        return Err(Bad::at("to", format!("there is no pipeline `{to}`{near}")));
+        let message = format!("there is no pipeline `{to}`");
+        return Err(Bad::at("to", suggest(message, &to, known.iter().map(String::as_str))));
     }
     Ok(Box::new(Tee(to.into())))
 }
@@ -86,6 +86,7 @@ struct Log {
     level: Level,
 }
 
+#[derive(Clone)]
 enum Level {
     Debug,
     Info,
@@ -93,12 +94,7 @@ enum Level {
 }
 
 fn log(params: &Params) -> Result<Box<dyn Stage>, Bad> {
-    let level = match params.text("level")?.as_str() {
-        "debug" => Level::Debug,
-        "info" => Level::Info,
-        "warn" => Level::Warn,
-        _ => return Err(Bad::at("level", "takes debug, info or warn")),
-    };
+    let level = params.choice("level", &[("debug", Level::Debug), ("info", Level::Info), ("warn", Level::Warn)])?;
     Ok(Box::new(Log { percent: params.percent("percent")?, payload: params.flag("payload")?, level }))
 }
 
@@ -181,7 +177,13 @@ impl Stage for Trace {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+    use std::sync::{Arc, Mutex};
+
     use serde_json::{Value, json};
+    use tracing::field::Field;
+    use tracing::subscriber::with_default;
+    use tracing::{Event, Metadata, Subscriber, span};
 
     use crate::pipeline::testing::{check, compiled, record, run, wrong};
     use crate::pipeline::{Shared, Step};
@@ -210,7 +212,41 @@ mod tests {
             check(&stage, json!({ "a": 1 }), json!({ "a": 1 }));
         }
         let message = wrong(json!([{ "stage": "log", "level": "loud" }]), &Shared::default());
-        assert!(message.ends_with("key level: takes debug, info or warn"), "{message}");
+        assert!(message.contains("key level: takes debug, info, warn"), "{message}");
+    }
+
+    /// All that was logged, in one text.
+    #[derive(Default)]
+    struct Heard(Mutex<String>);
+
+    impl Subscriber for Heard {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, event: &Event<'_>) {
+            let mut text = self.0.lock().expect("nobody panics with it");
+            event.record(&mut |field: &Field, value: &dyn Debug| *text += &format!("{field}={value:?} "));
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn the_log_has_what_is_in_a_record_only_where_it_may() {
+        let logged = |stage: Value| {
+            let pipeline = compiled(json!([{ "stage": "json" }, stage]), &Shared::default());
+            let heard = Arc::new(Heard::default());
+            with_default(heard.clone(), || run(&pipeline, record(r#"{"a":"secret"}"#)));
+            heard.0.lock().expect("nobody panics with it").clone()
+        };
+        let [plain, whole] = [json!({ "stage": "log" }), json!({ "stage": "log", "payload": true })].map(logged);
+        assert!(plain.contains("q/17") && !plain.contains("secret"), "{plain}");
+        assert!(whole.contains("q/17") && whole.contains("secret"), "{whole}");
     }
 
     #[test]

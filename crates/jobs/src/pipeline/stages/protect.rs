@@ -10,6 +10,7 @@ use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 
+use crate::pipeline::hash::hex;
 use crate::pipeline::params::{Bad, Params};
 use crate::pipeline::path::Path;
 use crate::pipeline::record::{Body, Record};
@@ -73,7 +74,7 @@ struct Anonymise {
 fn anonymise(params: &Params) -> Result<Box<dyn Stage>, Bad> {
     let mut fields = Vec::new();
     for (name, way) in params.map("fields")? {
-        let path = Path::parse(&name).map_err(|message| Bad::at("fields", message))?;
+        let path = Params::field("fields", &name)?;
         let way = match way.as_str() {
             Some("drop") => Way::Drop,
             Some("hash") => Way::Hash,
@@ -115,7 +116,7 @@ fn hashed(key: &hmac::Key, value: &Value) -> String {
         Value::String(text) => hmac::sign(key, text.as_bytes()),
         value => hmac::sign(key, value.to_string().as_bytes()),
     };
-    tag.as_ref()[..HASH_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&tag.as_ref()[..HASH_BYTES])
 }
 
 fn network(value: &Value) -> Option<String> {

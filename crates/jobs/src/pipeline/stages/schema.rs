@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use crate::pipeline::params::{Bad, Params};
 use crate::pipeline::path::Path;
 use crate::pipeline::record::{Body, Record};
-use crate::pipeline::registry::{Reads, StageKind, default, nearest, required};
+use crate::pipeline::registry::{Reads, StageKind, default, required};
 use crate::pipeline::stage::{At, Failed, OnError, Outcome, Stage};
+use crate::pipeline::suggest;
 
 /// Bytes of a compiled pattern.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
@@ -82,15 +83,14 @@ const TYPES: [(&str, Type); 7] = [
 ];
 
 fn schema(params: &Params) -> Result<Box<dyn Stage>, Bad> {
-    let path = |key: &str, text: &str| Path::parse(text).map_err(|message| Bad::at(key, message));
     let names = params.texts("required")?;
-    let required = names.iter().map(|name| path("required", name)).collect::<Result<_, _>>()?;
+    let required = names.iter().map(|name| Params::field("required", name)).collect::<Result<_, _>>()?;
     let rules = params.map("fields")?;
     let root = |name: &String| name.split('.').next().unwrap_or_default().to_owned();
     let known = (!params.flag("others")?).then(|| names.iter().chain(rules.keys()).map(root).collect());
     let pair = |(name, rule): (&String, &Value)| {
         let rule = Rule::parse(rule).map_err(|message| Bad::at("fields", format!("{name}: {message}")))?;
-        Ok((path("fields", name)?, rule))
+        Ok((Params::field("fields", name)?, rule))
     };
     let fields = rules.iter().map(pair).collect::<Result<_, _>>()?;
     Ok(Box::new(Schema { required, fields, known }))
@@ -128,9 +128,8 @@ impl Rule {
                 "pattern" => rule.pattern = Some(pattern(value)?),
                 "enum" => rule.values = Some(value.as_array().ok_or("enum takes a list")?.clone()),
                 other => {
-                    let near =
-                        nearest(other, ["type", "min", "max", "pattern", "enum"].into_iter()).unwrap_or_default();
-                    return Err(format!("there is no rule `{other}`; did you mean `{near}`?"));
+                    let rules = ["type", "min", "max", "pattern", "enum"].into_iter();
+                    return Err(suggest(format!("there is no rule `{other}`"), other, rules));
                 }
             }
         }
