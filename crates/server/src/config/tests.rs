@@ -520,5 +520,8 @@ fn what_is_wrong_with_a_pipeline_is_named_with_stage_key_and_line() {
         &piped("", null).replace("queue = \"q\"", "queue = \"r\""),
         "fanfare.toml:7: pipeline p: this app has no queue \"r\"; it has q",
     );
+    let twice = load(&piped("{ stage = \"json\", name = \"a\" },", "{ sink = \"null\", name = \"a\" }"));
+    let twice = twice.expect_err("both are parts of the pipeline");
+    assert!(twice.ends_with("pipeline p: a stage and a sink are both called `a`"), "{twice}");
     assert!(load(&piped("{ stage = \"json\" },", null)).is_ok());
 }

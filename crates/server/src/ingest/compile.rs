@@ -70,7 +70,16 @@ fn compile(
     let written =
         Written { name: pipeline.name.to_string(), queue: pipeline.queue.to_string(), stages: pipeline.stages.clone() };
     let outlets = sinks::compile(&written, &pipeline.sinks, kinds, &shared);
-    Ok((pipeline::compile(&written, &shared)?, outlets?))
+    let (compiled, outlets) = (pipeline::compile(&written, &shared)?, outlets?);
+    // Both are parts of the pipeline in counters and alarms.
+    let names = |outlet: &&Outlet| compiled.stages().iter().any(|slot| slot.name == outlet.name);
+    match outlets.iter().find(names) {
+        Some(twice) => {
+            let message = format!("a stage and a sink are both called `{}`", twice.name);
+            Err(Wrong { pipeline: written.name, stage: None, sink: None, key: None, message })
+        }
+        None => Ok((compiled, outlets)),
+    }
 }
 
 /// The other pipelines of the same queue.
