@@ -16,7 +16,7 @@ struct Package {
     check: (&'static str, &'static str),
 }
 
-const PACKAGES: [Package; 9] = [
+const PACKAGES: [Package; 10] = [
     package("nodejs", "node", "--version"),
     package("npm", "npm", "--version"),
     package("python3-venv", "python3", "-m ensurepip --version"),
@@ -27,6 +27,7 @@ const PACKAGES: [Package; 9] = [
     // The tests start their own on free ports; a service that the package starts beside them is left alone.
     package("redis-server", "redis-server", "--version"),
     package("redis-sentinel", "redis-sentinel", "--version"),
+    package("faketime", "faketime", "--version"),
 ];
 
 const fn package(name: &'static str, program: &'static str, args: &'static str) -> Package {

@@ -38,7 +38,7 @@ use self::look::Look;
 pub use self::look::Sources;
 use self::minutes::Minutes;
 use self::report::{Life, Parted, Report};
-use crate::data::now_ms;
+use crate::queues::Clock;
 
 /// How often the sums are compared.
 const EVERY: Duration = Duration::from_secs(1);
@@ -58,6 +58,8 @@ struct Inner {
     kept: Kept,
     /// Of earlier processes.
     before: Life,
+    /// Minutes are as long as they should be, whoever sets the machine's clock.
+    clock: Clock,
     since_ms: u64,
     book: Mutex<Book>,
     end: watch::Sender<bool>,
@@ -80,12 +82,13 @@ struct Book {
 impl Ledger {
     /// Begins to count. `life`: the file of what outlives the process. Must be called on the runtime.
     pub fn start(sources: Sources, life: Option<PathBuf>) -> Ledger {
-        let (kept, since_ms) = (Kept::at(life), now_ms());
+        let (kept, clock) = (Kept::at(life), Clock::start());
+        let since_ms = clock.now_ms();
         let before = kept.read();
         let book = Book { now_ms: since_ms, written: before, ..Book::default() };
         let (book, end) = (Mutex::new(book), watch::Sender::new(false));
         let ended = end.subscribe();
-        let ledger = Ledger(Arc::new(Inner { sources, kept, before, since_ms, book, end }));
+        let ledger = Ledger(Arc::new(Inner { sources, kept, before, clock, since_ms, book, end }));
         tokio::spawn(ledger.clone().run(ended));
         ledger
     }
@@ -142,7 +145,7 @@ impl Ledger {
         book.compared = book.checks.compare(&first, &mut second);
         let parted = first_parted(&second.chain);
         tell(book.parted.as_ref(), parted.as_ref());
-        (book.parted, book.look, book.now_ms) = (parted, second, now_ms());
+        (book.parted, book.look, book.now_ms) = (parted, second, self.0.clock.now_ms());
         let Book { minutes, look, now_ms, .. } = &mut *book;
         minutes.note(look, *now_ms, self.0.since_ms);
     }

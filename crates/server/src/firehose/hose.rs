@@ -184,8 +184,9 @@ impl Hose {
         for (publication, post) in posts {
             let name = post.idempotency.as_ref().map(|idempotency| name(key, idempotency));
             let word = name.as_ref().map(|name| name.text.clone());
+            // Its age is by the clock that trims, which nobody sets; the line says when it was published.
             let entry = is_for_everybody(key, &publication, &post).then(|| Fresh {
-                time_ms: publication.time_ms,
+                time_ms: self.clock.now_ms(),
                 name,
                 data: lines::entry(key.name(), &publication),
             });

@@ -100,6 +100,11 @@ impl Queue {
         self.clock.now_ms()
     }
 
+    /// The clock that they go by.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// Adds jobs, all of them or none.
     pub async fn put(&self, specs: Vec<Spec>) -> Result<Vec<Put>, StoreError> {
         let putting = self.tally.put(specs.len());

@@ -71,6 +71,13 @@ impl Server {
         assert!(limited.expect("prlimit runs").success());
     }
 
+    /// Starts with these variables in its environment.
+    pub fn start_in(config: &str, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.envs(environment.iter().copied());
+        Self::launch(command, config, &[], [ANYWHERE; 2])
+    }
+
     /// Starts as one of several nodes, on the Redis that `FANFARE_REDIS` names; with none, by itself. `listen` are the public
     /// and the admin address.
     pub fn start_beside(redis: &str, config: &str, args: &[&str], listen: [&str; 2]) -> Self {
@@ -221,8 +228,13 @@ impl Server {
 
     /// A request signed with the app's secret. `path` is whole, and not escaped.
     pub fn signed(&self, method: &str, path: &str, params: &[(&str, &str)], body: &str) -> Response {
+        self.signed_at(now_s(), method, path, params, body)
+    }
+
+    /// The same at another time, in seconds since 1970.
+    pub fn signed_at(&self, at_s: u64, method: &str, path: &str, params: &[(&str, &str)], body: &str) -> Response {
         let (secret, body_bytes) = (SECRET.as_bytes(), body.as_bytes());
-        let query = sign_query(secret, KEY, method, path, params, body_bytes, now_s());
+        let query = sign_query(secret, KEY, method, path, params, body_bytes, at_s);
         let target = format!("{}?{query}", path.replace(' ', "%20"));
         self.request(method, &target, &[("Content-Type", "application/json")], body)
     }

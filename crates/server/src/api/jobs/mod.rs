@@ -172,7 +172,11 @@ impl Call<'_> {
         struct Ids {
             ids: Vec<u64>,
         }
-        let specs = asked::put(self.text()?)?;
+        let mut specs = asked::put(self.text()?)?;
+        // 0 is no time at all.
+        for spec in specs.iter_mut().filter(|spec| spec.not_before_ms > 0) {
+            spec.not_before_ms = self.queue.clock().of_machine(spec.not_before_ms);
+        }
         let put = self.queue.put(specs).await?;
         let mut response = super::ok(&Ids { ids: put.into_iter().map(Put::id).map(|JobId(id)| id).collect() });
         *response.status_mut() = StatusCode::ACCEPTED;
@@ -188,7 +192,11 @@ impl Call<'_> {
         let (claim, wait) = asked::claim(self.text()?, &settings)?;
         let held = self.queue.claim(claim, wait).await?;
         // From here to the socket nothing waits: whoever was there to be answered is answered.
-        Ok(super::ok(&told::Claimed::of(&held.hand_over())))
+        let mut jobs = held.hand_over();
+        for (_, lease) in &mut jobs {
+            lease.until_ms = self.queue.clock().to_machine(lease.until_ms);
+        }
+        Ok(super::ok(&told::Claimed::of(&jobs)))
     }
 
     async fn extend(&self, id: JobId) -> Answer {
@@ -199,7 +207,7 @@ impl Call<'_> {
         let (lease, lease_ms) = asked::extend(self.text()?, id, &self.queue.settings())?;
         let now_ms = self.now_ms();
         let lease = self.queue.store.extend(lease, now_ms + lease_ms, now_ms).await?;
-        Ok(super::ok(&Extended { until_ms: lease.until_ms }))
+        Ok(super::ok(&Extended { until_ms: self.queue.clock().to_machine(lease.until_ms) }))
     }
 
     async fn finish(&self, id: JobId) -> Answer {
