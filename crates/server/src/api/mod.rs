@@ -37,7 +37,7 @@ mod revoke;
 mod rollout;
 mod route;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;

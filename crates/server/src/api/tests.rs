@@ -20,11 +20,15 @@ const EVENT: &[u8] = br#"{"name":"said","data":"x","channel":"room"}"#;
 /// An API over a hub without loops, so nobody listens.
 fn api() -> Api {
     let config = Config { path_prefix: "/push".into(), ..Config::default() };
+    let queues = Queues::start(&config, Kept::Here(None), Readiness::default()).expect("memory will do");
+    Api::new(hub(), Apps::new(&config), Tokens::default(), queues, Recall::default(), &config)
+}
+
+/// A hub without loops.
+pub fn hub() -> Hub {
     let routes = Arc::new(Routes::new(Vec::new(), Arc::new(PusherForms { deflate_bytes_min: 0 })));
     let broker = MemoryBroker::start(routes.clone(), 1);
-    let hub = Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()));
-    let queues = Queues::start(&config, Kept::Here(None), Readiness::default()).expect("memory will do");
-    Api::new(hub, Apps::new(&config), Tokens::default(), queues, Recall::default(), &config)
+    Hub::start(routes, Arc::new(broker), Arc::new(MemoryPresence::default()))
 }
 
 fn now_s() -> u64 {

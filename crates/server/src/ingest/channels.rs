@@ -4,6 +4,9 @@
 //! shared broker has them. A crash before that repeats it under the same id, by which subscribers and the broker know a
 //! repeat.
 
+#[cfg(test)]
+mod cost;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
