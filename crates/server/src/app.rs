@@ -323,6 +323,7 @@ impl Node {
             apps: self.apps.clone(),
             queues: self.queues.clone(),
             ingest: ingest.clone(),
+            firehoses: self.firehoses.clone(),
             hub: self.hub.clone(),
             loops: self.cells(),
             shared: self.shared.is_some(),

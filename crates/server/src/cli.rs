@@ -7,6 +7,7 @@
 mod access;
 mod cluster;
 mod feed;
+mod hose;
 mod jobs;
 mod lanes;
 mod ledger;

@@ -18,6 +18,7 @@ mod answer;
 mod asked;
 mod bearer;
 mod broker;
+mod counts;
 mod cursor;
 mod filter;
 mod hose;
@@ -28,7 +29,8 @@ mod refused;
 mod seats;
 
 pub use broker::Tee;
-pub use hose::{Counts, Hose, Lag};
+pub use counts::Counts;
+pub use hose::{Hose, Lag};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::redis::Redis;
+use support::tap::{self, Tap};
 use support::{Nodes, Response, Server, eventually, inner, one_app};
 
 const ROUTE: &str = "{ stage = \"route\", channels = [\"forum.{{ forum }}\", \"thread.{{ thread }}\"] }";
@@ -316,6 +317,30 @@ fn what_goes_from_node_to_node_is_not_missing() {
     let sum: Value = serde_json::from_slice(&said.stdout).expect("JSON");
     assert_eq!(part(&sum["chain"], "put").expect("a part")["out"], 100);
     assert_eq!(part(&sum["chain"], "worker").expect("a part")["out"], 100);
+}
+
+#[test]
+fn what_a_firehose_is_owed_is_in_the_ledger() {
+    let token = "[apps.firehose]\ntokens = [{ name = \"all\", token = \"token-of-all-that-is\" }]";
+    let server = Server::start(&format!("data_dir = \"data\"\n{}", one_app(token)));
+    let mut all = Tap::open(&server, "channels=news");
+    let mut shop = Tap::open(&server, "consumer=shop");
+    for n in 0..10 {
+        server.publish(if n < 4 { "news" } else { "other" }, "said", &n.to_string());
+    }
+    assert_eq!((all.data(4).len(), shop.data(7).len()), (4, 7));
+    let (eighth, _) = (shop.message(), shop.data(2));
+    assert_eq!(tap::ack(&server, "shop", &tap::text(&eighth["cursor"])).status, 200);
+    server.reaches("firehose", "out", 10);
+    server.reaches("firehose readers", "out", 14);
+    server.reaches("firehose consumers", "in_flight", 2);
+    assert_eq!(server.part("firehose readers")["dropped"]["filtered"], 6);
+    drop(shop);
+    server.reaches("firehose consumers", "in_flight", 0);
+    let owed = server.part("firehose consumers");
+    assert_eq!((&owed["in"], &owed["out"], &owed["dropped"]["returned"]), (&json!(10), &json!(8), &json!(2)), "{owed}");
+    server.looked(7);
+    assert!(server.ledger()["parted"].is_null());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::proxy::Proxy;
+use support::tap::Tap;
 use support::{APP_ID, KEY, Program, SECRET, Server, eventually, one_app};
 
 /// As many as tests publish.
@@ -172,6 +173,39 @@ fn a_recording_goes_on_after_its_connection_broke_without_a_loss_or_a_repeat() {
     assert_eq!(numbers, (0..30).map(|number| number.to_string()).collect::<Vec<_>>());
     let (_, said) = recorder.interrupt();
     assert!(said.contains("recorded 30 messages of 1 channels") && said.contains("gaps: 0"), "{said}");
+}
+
+#[test]
+fn a_firehose_is_recorded_from_a_cursor_and_replayed() {
+    let token = "token-of-all-that-is";
+    let firehose = format!("{HISTORY}\n[apps.firehose]\ntokens = [{{ name = \"all\", token = \"{token}\" }}]");
+    let (one, other) = (Server::start(&format!("data_dir = \"data\"\n{}", one_app(&firehose))), server());
+    let cursor = Tap::open(&one, "").cursor();
+    let publish = |numbers: std::ops::Range<u32>| {
+        for n in numbers {
+            one.publish(["news", "thread.1"][n as usize % 2], "said", &format!("{{\"n\":{n}}}"));
+        }
+    };
+    publish(0..10);
+    let proxy = Proxy::to(one.addr);
+    let args = ["--firehose", token, "--since", &cursor, "--filter", "data.n != 4", "--prefix", ""];
+    let mut recorder = Recorder::start(proxy.addr, &args);
+    recorder.await_messages(9);
+    proxy.cut();
+    publish(10..20);
+    recorder.await_messages(19);
+    let (status, said) = recorder.interrupt();
+    assert!(status.success() && said.contains("recorded 19 messages of 2 channels"), "{said}");
+    assert!(said.contains("gaps: 0") && said.contains("--since "), "{said}");
+    let numbers: Vec<String> = messages(&recorder.file()).into_iter().map(|[_, _, data]| data).collect();
+    let expected: Vec<String> = (0..20).filter(|n| *n != 4).map(|n| format!("{{\"n\":{n}}}")).collect();
+    assert_eq!(numbers, expected);
+
+    replayed(&other, &recorder.file(), &["--speed", "1000"]);
+    assert_eq!(history(&other, "thread.1"), history(&one, "thread.1"));
+    let output = fanfare("record", one.addr).args(["--firehose", "no-such-token-there"]).output().expect("it runs");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(!output.status.success() && said.contains("401"), "{said}");
 }
 
 #[test]

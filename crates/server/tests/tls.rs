@@ -31,8 +31,12 @@ struct Secret {
 
 impl Secret {
     fn start(more: &str, args: &[&str]) -> Self {
+        Secret::with(more, &one_app(""), args)
+    }
+
+    fn with(more: &str, app: &str, args: &[&str]) -> Self {
         let certificate = Certificate::new();
-        let config = format!("{more}\n{}{}", certificate.config(), one_app(""));
+        let config = format!("{more}\n{}{app}", certificate.config());
         let mut server = Server::start_with(&config, args);
         let tunnel = Tunnel::to(server.addr, certificate.client(&["http/1.1"]));
         let addr = std::mem::replace(&mut server.addr, tunnel.addr);
@@ -332,4 +336,32 @@ async fn get(http2: &mut http2::SendRequest<Empty<Bytes>>, uri: &str) -> StatusC
     let status = answer.status();
     answer.into_body().collect().await.expect("the whole body");
     status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_firehose_flows_over_http2() {
+    let firehose = "data_dir = \"data\"";
+    let secret = Secret::with(
+        firehose,
+        &one_app("[apps.firehose]\ntokens = [{ name = \"all\", token = \"token-of-all-that-is\" }]"),
+        &[],
+    );
+    let mut http2 = secret.http2().await;
+    let request = Request::get(format!("https://localhost/firehose/{KEY}"))
+        .header("authorization", "Bearer token-of-all-that-is")
+        .body(Empty::<Bytes>::new())
+        .expect("a request");
+    let response = http2.send_request(request).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::OK);
+    let mut body = response.into_body();
+    let mut heard = String::new();
+    for wanted in ["fanfare:subscribed", "\"data\":\"first\"", "\"data\":\"second\""] {
+        while !heard.contains(wanted) {
+            let frame = tokio::time::timeout(PATIENCE, body.frame()).await.expect("it comes in time");
+            let data = frame.expect("it goes on").expect("it is sound").into_data().expect("data");
+            heard.push_str(std::str::from_utf8(&data).expect("JSON is text"));
+        }
+        let next = if wanted == "fanfare:subscribed" { "first" } else { "second" };
+        tokio::task::block_in_place(|| secret.server.publish("room", "said", next));
+    }
 }

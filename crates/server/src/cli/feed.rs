@@ -3,7 +3,7 @@
 //!
 //! Channels are named, or found by how they begin: then the server is asked which there are, again and again.
 //!
-//! Not here: what is done with the messages (`record`).
+//! Not here: what is done with the messages (`record`), and those of a firehose (`hose`).
 
 use super::access::Access;
 use super::request::Request;
@@ -18,11 +18,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a handshake may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// A server says something every 25 s at least.
-const SILENCE: Duration = Duration::from_secs(70);
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_LONGEST: Duration = Duration::from_secs(16);
+pub(super) const SILENCE: Duration = Duration::from_secs(70);
+pub(super) const RETRY_FIRST: Duration = Duration::from_secs(1);
+pub(super) const RETRY_LONGEST: Duration = Duration::from_secs(16);
 /// How often it is asked which channels there are.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// For how long a token is good that a connection bears. When it ends, the next connection has another.
@@ -69,11 +69,11 @@ pub struct Message {
 
 /// What the server says.
 #[derive(Debug, Deserialize)]
-struct Said {
-    event: String,
-    channel: Option<String>,
+pub(super) struct Said {
+    pub(super) event: String,
+    pub(super) channel: Option<String>,
     data: Option<String>,
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
     recovered: Option<bool>,
     event_id: Option<String>,
     #[serde(default)]
@@ -81,6 +81,25 @@ struct Said {
     message: Option<String>,
     reason: Option<String>,
     reconnect: Option<bool>,
+}
+
+impl Said {
+    /// A message, if it is of a channel.
+    pub(super) fn message(self) -> Option<Message> {
+        Some(Message {
+            channel: self.channel?,
+            event: self.event,
+            data: self.data.unwrap_or_default(),
+            event_id: self.event_id,
+            time_ms: self.time_ms,
+        })
+    }
+
+    /// The end of a connection.
+    pub(super) fn closed(self) -> Over {
+        let told = anyhow!("closed by the server: {}", self.reason.unwrap_or_default());
+        if self.reconnect == Some(false) { Over::Refused(told) } else { Over::Lost(told) }
+    }
 }
 
 /// Channels that are heard.
@@ -241,10 +260,7 @@ impl Feed {
                 Ok(Some(Heard::Gap(said.channel.unwrap_or_default())))
             }
             "fanfare:error" => self.refused(said),
-            "fanfare:closed" => {
-                let told = anyhow!("closed by the server: {}", said.reason.unwrap_or_default());
-                Err(if said.reconnect == Some(false) { Over::Refused(told) } else { Over::Lost(told) })
-            }
+            "fanfare:closed" => Err(said.closed()),
             event if event.starts_with("fanfare:") => Ok(None),
             _ => Ok(self.message(said)),
         }
@@ -274,21 +290,15 @@ impl Feed {
     }
 
     fn message(&mut self, said: Said) -> Option<Heard> {
-        let channel = said.channel?;
-        if let Some(cursor) = said.cursor {
+        let channel = said.channel.as_ref()?;
+        if let Some(cursor) = &said.cursor {
             let fresh = self.seen.is_new(format!("{channel} {cursor}"));
-            self.cursor = Some(cursor);
+            self.cursor = Some(cursor.clone());
             if !fresh {
                 return None;
             }
         }
-        Some(Heard::Message(Message {
-            channel,
-            event: said.event,
-            data: said.data.unwrap_or_default(),
-            event_id: said.event_id,
-            time_ms: said.time_ms,
-        }))
+        said.message().map(Heard::Message)
     }
 
     fn socket(&mut self) -> Result<&mut Socket, Over> {
@@ -301,7 +311,7 @@ fn takes_token(channel: &str) -> bool {
 }
 
 /// How a connection ends.
-enum Over {
+pub(super) enum Over {
     /// It broke: it may be tried again.
     Lost(anyhow::Error),
     /// Trying again would not help.

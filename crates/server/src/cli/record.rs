@@ -2,10 +2,11 @@
 //!
 //! Lines go to the file or to standard output; how it goes is told on standard error.
 //!
-//! Not here: where the messages come from (`feed`), and what a line looks like (`tape`).
+//! Not here: where the messages come from (`feed`, `hose`), and what a line looks like (`tape`).
 
 use super::access::AccessArgs;
 use super::feed::{Feed, Heard, Message, Wanted};
+use super::hose::{Hose, Part};
 use super::replay::spinner;
 use super::tape::{Entry, Recorder};
 use crate::data::now_ms;
@@ -23,7 +24,8 @@ pub const EXAMPLES: &str = "\
 Examples:
   fanfare record --channel news --channel weather --out monday.ndjson
   fanfare record --prefix thread. --out threads.ndjson
-  fanfare record --prefix '' | gzip > all.ndjson.gz";
+  fanfare record --prefix '' | gzip > all.ndjson.gz
+  fanfare record --firehose TOKEN --filter 'data.score > 0' --out everything.ndjson";
 
 #[derive(Debug, Args)]
 pub struct RecordArgs {
@@ -33,6 +35,15 @@ pub struct RecordArgs {
     /// Record all channels that begin so and have a subscriber, those that appear later included
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
+    /// Record the firehose with this token of it: whatever the app publishes, whether it is heard or not
+    #[arg(long, value_name = "TOKEN")]
+    firehose: Option<String>,
+    /// Of the firehose, only what this condition (CEL) is true of
+    #[arg(long, value_name = "CONDITION", requires = "firehose")]
+    filter: Option<String>,
+    /// Of the firehose, what comes behind this cursor [default: what is published from now on]
+    #[arg(long, value_name = "CURSOR", requires = "firehose")]
+    since: Option<String>,
     /// Where to write; the file must not exist yet [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -45,17 +56,48 @@ pub struct RecordArgs {
 
 /// Records until it is interrupted, or nobody reads any more.
 pub async fn run(args: RecordArgs) -> anyhow::Result<()> {
-    let wanted = Wanted::of(args.channel, args.prefix)?;
     // Before anything is asked: whoever sees the file may interrupt at once.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut feed = Feed::new(args.access.resolve()?, wanted, args.user);
-    let mut session = Session::begin(args.out)?;
+    let out = args.out.clone();
+    let mut source = Source::of(args)?;
+    let mut session = Session::begin(out)?;
     let ended = tokio::select! {
-        ended = session.record(&mut feed) => ended,
+        ended = session.record(&mut source) => ended,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };
-    session.end(ended)
+    session.end(ended)?;
+    if let Source::Firehose(hose) = &source
+        && let Some(cursor) = hose.cursor()
+    {
+        eprintln!("to go on from here: --since {cursor}");
+    }
+    Ok(())
+}
+
+/// Where the messages come from.
+enum Source {
+    Channels(Feed),
+    Firehose(Hose),
+}
+
+impl Source {
+    fn of(args: RecordArgs) -> anyhow::Result<Source> {
+        let RecordArgs { channel, prefix, firehose, filter, since, user, access, .. } = args;
+        let Some(token) = firehose else {
+            let wanted = Wanted::of(channel, prefix)?;
+            return Ok(Source::Channels(Feed::new(access.resolve()?, wanted, user)));
+        };
+        let channels = channel.into_iter().chain(prefix.map(|prefix| format!("{prefix}*"))).collect();
+        Ok(Source::Firehose(Hose::new(access.resolve()?, Part { token, channels, filter }, since)))
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Heard> {
+        match self {
+            Source::Channels(feed) => feed.next().await,
+            Source::Firehose(hose) => hose.next().await,
+        }
+    }
 }
 
 /// A recording under way.
@@ -86,9 +128,9 @@ impl Session {
         })
     }
 
-    async fn record(&mut self, feed: &mut Feed) -> anyhow::Result<()> {
+    async fn record(&mut self, source: &mut Source) -> anyhow::Result<()> {
         loop {
-            match feed.next().await? {
+            match source.next().await? {
                 Heard::Message(message) => match self.add(message) {
                     Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
                     added => added?,

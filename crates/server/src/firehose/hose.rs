@@ -8,7 +8,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::sync::MutexGuard;
 
 use super::bearer::Bearer;
 use super::broker::is_for_everybody;
+use super::counts::Tally;
 use super::lines;
 use super::seats::Seats;
 use crate::config::{FirehoseSettings, FirehoseToken};
@@ -43,7 +44,7 @@ pub struct Hose {
     /// Consumers that acknowledge.
     pub seats: Arc<Seats>,
     /// What has become of it.
-    pub counts: Counts,
+    pub tally: Tally,
     clock: Clock,
     tokens: ArcSwap<Tokens>,
     is_failing: AtomicBool,
@@ -56,21 +57,6 @@ pub struct Hose {
 struct Tokens {
     bearers: Vec<Arc<Bearer>>,
     ack_timeout: Duration,
-}
-
-/// What has become of publications, in all.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// In the log.
-    pub appended: AtomicU64,
-    /// Sent to somebody.
-    pub sent: AtomicU64,
-    /// Bytes of that.
-    pub sent_bytes: AtomicU64,
-    /// Acknowledged by somebody whom they were sent to.
-    pub acked: AtomicU64,
-    /// Times that somebody was told of a gap.
-    pub gaps: AtomicU64,
 }
 
 /// A consumer that is there.
@@ -88,7 +74,7 @@ impl Hose {
             app,
             log,
             seats: Arc::default(),
-            counts: Counts::default(),
+            tally: Tally::default(),
             clock,
             tokens: ArcSwap::default(),
             is_failing: AtomicBool::new(false),
@@ -205,10 +191,19 @@ impl Hose {
                 }
             }
         }
+        let offered = fresh.len() as u64;
+        self.tally
+            .note(|counts| (counts.offered, counts.appending) = (counts.offered + offered, counts.appending + offered));
         let written = self.append(fresh, turn).await;
         self.settle(written.as_ref().err(), outcome.is_err(), owed);
-        let n = written.map_err(|_| BrokerError::Unrecorded)?;
-        self.counts.appended.fetch_add(n, Ordering::Relaxed);
+        self.tally.note(|counts| {
+            counts.appending -= offered;
+            match &written {
+                Ok(new) => (counts.appended, counts.known) = (counts.appended + new, counts.known + offered - new),
+                Err(_) => counts.failed += offered,
+            }
+        });
+        written.map_err(|_| BrokerError::Unrecorded)?;
         outcome.map(|()| published)
     }
 
@@ -232,7 +227,7 @@ impl Hose {
         match failed {
             Some(_) => words.into_iter().for_each(|word| owed.add(word)),
             None => {
-                let unsure = words.pop().filter(|_| is_unsure);
+                let unsure = if is_unsure { words.pop() } else { None };
                 words.iter().for_each(|word| owed.remove(word));
                 unsure.into_iter().for_each(|word| owed.add(word));
             }
@@ -276,5 +271,94 @@ impl Owed {
         if self.words.remove(word) {
             self.order.retain(|other| **other != *word);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use fanfare_hub::memory::MemoryBroker;
+    use fanfare_hub::{BrokerEvents, Delivery, HistoryRule, Keep, Mark};
+    use fanfare_jobs::log::{Keep as LogKeep, Tip, Written};
+    use fanfare_jobs::{LogEntry, MemoryLog};
+    use tokio::sync::watch;
+
+    use super::*;
+
+    struct Nobody;
+
+    #[async_trait]
+    impl BrokerEvents for Nobody {
+        async fn publication(&self, _key: &ChannelKey, _delivery: Delivery) {}
+
+        async fn gap(&self, _key: &ChannelKey, _now: Mark) {}
+    }
+
+    /// A log that fails while it is told to.
+    struct Failing {
+        log: MemoryLog,
+        fails: AtomicBool,
+    }
+
+    #[async_trait]
+    impl Log for Failing {
+        async fn append(&self, entries: Vec<Fresh>, now_ms: u64) -> Result<Written, LogError> {
+            match self.fails.load(Ordering::Relaxed) {
+                true => Err(LogError::Unavailable("the disk is full".into())),
+                false => self.log.append(entries, now_ms).await,
+            }
+        }
+
+        async fn read(&self, from: Tip, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+            self.log.read(from, bytes_max).await
+        }
+
+        async fn ends(&self) -> Result<Ends, LogError> {
+            self.log.ends().await
+        }
+
+        async fn mark(&self, reader: &str) -> Result<Option<u64>, LogError> {
+            self.log.mark(reader).await
+        }
+
+        async fn set_mark(&self, reader: &str, number: u64) -> Result<u64, LogError> {
+            self.log.set_mark(reader, number).await
+        }
+
+        async fn trim(&self, now_ms: u64) -> Result<(), LogError> {
+            self.log.trim(now_ms).await
+        }
+
+        fn set_keep(&self, keep: LogKeep) {
+            self.log.set_keep(keep);
+        }
+
+        fn wakes(&self) -> watch::Receiver<Tip> {
+            self.log.wakes()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repeat_of_what_could_not_be_written_is_appended_once() {
+        let keep = LogKeep { age_ms: u64::MAX, bytes: u64::MAX };
+        let log = Arc::new(Failing { log: MemoryLog::new(keep), fails: AtomicBool::new(true) });
+        let hose = Hose::new("1".into(), log.clone(), Clock::start());
+        let (broker, room) = (MemoryBroker::start(Arc::new(Nobody), 1), ChannelKey::new("1", "room"));
+        let idempotency = Some(Idempotency { key: "i".into(), window: Duration::from_secs(60) });
+        let post = async || {
+            let post = Post { keep: Keep::history(HistoryRule::NOTHING), idempotency: idempotency.clone() };
+            let posts = vec![(Publication::event("\"e\"", "\"d\""), post)];
+            hose.publish(&broker, &room, posts).await
+        };
+        for _ in 0..2 {
+            assert_eq!(post().await, Err(BrokerError::Unrecorded));
+        }
+        log.fails.store(false, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert!(post().await.expect("it is published")[0].repeated);
+        }
+        assert_eq!(log.ends().await.expect("memory is there").next, 2);
+        let counts = hose.tally.read();
+        assert_eq!((counts.offered, counts.failed, counts.appended, counts.appending), (3, 2, 1, 0));
     }
 }

@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -145,7 +144,7 @@ impl Reader {
         let cursor = self.cursor(self.next - 1);
         self.form.subscribed(&mut self.buffer, cursor, recovered);
         if recovered == Some(false) {
-            self.hose.counts.gaps.fetch_add(1, Ordering::Relaxed);
+            self.hose.tally.note(|counts| counts.gaps += 1);
             self.form.gap(&mut self.buffer, cursor, missed);
         }
     }
@@ -170,13 +169,14 @@ impl Reader {
     async fn step(&mut self, number: u64, entry: Option<Bytes>) -> Result<(), Why> {
         if number > self.next {
             let cursor = self.cursor(number - 1);
-            self.hose.counts.gaps.fetch_add(1, Ordering::Relaxed);
+            self.hose.tally.note(|counts| counts.gaps += 1);
             self.form.gap(&mut self.buffer, cursor, counted(number - self.next));
             (self.next, self.shown) = (number, number - 1);
         }
         self.hear();
         let Some(entry) = entry.filter(|_| !self.has_done_with(number)) else {
             self.next = number + 1;
+            self.hose.tally.note(|counts| counts.withheld += 1);
             return Ok(());
         };
         while self.unacked.len() >= self.unacked_max {
@@ -186,7 +186,10 @@ impl Reader {
         self.take_turn().await?;
         let cursor = self.cursor(number);
         self.form.message(&mut self.buffer, cursor, &entry);
-        self.hose.counts.sent.fetch_add(1, Ordering::Relaxed);
+        let due = u64::from(self.seat.is_some());
+        self.hose.tally.note(|counts| {
+            (counts.sent, counts.due, counts.unacked) = (counts.sent + 1, counts.due + due, counts.unacked + due);
+        });
         // Not before: whatever is said while it waits is about those before it.
         (self.next, self.shown) = (number + 1, number);
         if self.seat.is_some() {
@@ -214,7 +217,10 @@ impl Reader {
         let done = self.unacked.partition_point(|number| *number <= mark);
         if done > 0 {
             self.unacked.drain(..done);
-            self.hose.counts.acked.fetch_add(done as u64, Ordering::Relaxed);
+            let done = done as u64;
+            self.hose
+                .tally
+                .note(|counts| (counts.acked, counts.unacked) = (counts.acked + done, counts.unacked - done));
             self.silent_since = Instant::now();
         }
     }
@@ -269,7 +275,7 @@ impl Reader {
             return Ok(());
         }
         let bytes = Bytes::from(std::mem::take(&mut self.buffer));
-        self.hose.counts.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.hose.tally.note(|counts| counts.sent_bytes += bytes.len() as u64);
         let patience = if self.seat.is_some() { self.hose.ack_timeout() } else { Duration::MAX };
         match timeout(patience, self.out.send(bytes)).await {
             Ok(Ok(())) => self.spoken_at = Instant::now(),
@@ -278,6 +284,15 @@ impl Reader {
             Err(_elapsed) => return Err(Why::Silent(patience)),
         }
         Ok(())
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let rest = self.unacked.len() as u64;
+        self.hose
+            .tally
+            .note(|counts| (counts.returned, counts.unacked) = (counts.returned + rest, counts.unacked - rest));
     }
 }
 

@@ -70,8 +70,9 @@ impl Seats {
 
     /// Who is there, as far as the log knows.
     pub fn sitters(&self) -> Vec<(Box<str>, u64)> {
-        let known = |(name, chair): (&Box<str>, &Chair)| chair.is_known.then(|| (name.clone(), chair.number));
-        self.taken().iter().filter_map(known).collect()
+        let taken = self.taken();
+        let known = taken.iter().filter(|(_, chair)| chair.is_known);
+        known.map(|(name, chair)| (name.clone(), chair.number)).collect()
     }
 
     /// What the log said of those who were there.

@@ -1,4 +1,5 @@
-//! One look at all counts, in the order in which messages go: queues with their workers and pipelines, doors, hub, loops.
+//! One look at all counts, in the order in which messages go: queues with their workers and pipelines, doors,
+//! hub, loops, firehoses.
 //!
 //! A look takes a moment, and everything goes on meanwhile: what goes out of a part and what comes into the next are not read
 //! at the same time. What follows from that is for `check` to know.
@@ -22,6 +23,7 @@ use super::report::{Life, Link, Part, Place, Step};
 use crate::apps::{Apps, Usage};
 use crate::doors::Door;
 use crate::edge::{LoopStats, Snapshot};
+use crate::firehose::{self, Firehoses};
 use crate::ingest::{Ingest, OfQueue, routes};
 use crate::queues::{AtTheDoor, Queue, Queues, unfinished};
 
@@ -39,6 +41,8 @@ pub struct Sources {
     pub queues: Queues,
     /// who works on them,
     pub ingest: Ingest,
+    /// what is kept of publications for those who read everything,
+    pub firehoses: Firehoses,
     /// where publications go,
     pub hub: Hub,
     /// and who delivers them.
@@ -72,6 +76,7 @@ impl Sources {
         }
         self.doors(&workers, &mut look);
         self.loops(&mut look);
+        self.firehoses(&mut look);
         look
     }
 
@@ -157,6 +162,14 @@ impl Sources {
         }
     }
 
+    fn firehoses(&self, look: &mut Look) {
+        let mut hoses = self.firehoses.all();
+        hoses.sort_by(|a, b| a.app.cmp(&b.app));
+        for hose in hoses {
+            firehose(&hose.app, &hose.tally.read()).into_iter().for_each(|part| look.part(part));
+        }
+    }
+
     fn loops(&self, look: &mut Look) {
         for (index, stats) in self.loops.iter().enumerate() {
             let sum = read(stats);
@@ -172,6 +185,32 @@ impl Sources {
             });
         }
     }
+}
+
+/// What a firehose took in, what it sent, and what of that has to be acknowledged.
+fn firehose(app: &str, counts: &firehose::Counts) -> [Part; 3] {
+    let part = |part: &str, came, out| {
+        let place = Place { app: app.to_owned(), ..Place::default() };
+        Part { place, part: part.to_owned(), came, out, ..Part::default() }
+    };
+    let dropped = |reason: &str, n| [(reason.to_owned(), n)].into();
+    [
+        Part {
+            dropped: dropped("repeated", counts.known),
+            failed: counts.failed,
+            in_flight: counts.appending,
+            ..part("firehose", counts.offered, counts.appended)
+        },
+        Part {
+            dropped: dropped("filtered", counts.withheld),
+            ..part("firehose readers", counts.sent + counts.withheld, counts.sent)
+        },
+        Part {
+            dropped: dropped("returned", counts.returned),
+            in_flight: counts.unacked,
+            ..part("firehose consumers", counts.due, counts.acked)
+        },
+    ]
 }
 
 impl Look {

@@ -18,6 +18,7 @@ use crate::api::Api;
 use crate::apps::Apps;
 use crate::config::Config;
 use crate::doors::Door;
+use crate::firehose::Firehoses;
 use crate::ingest::Ingest;
 use crate::ingest::recall::Recall;
 use crate::queues::{Kept, Queues};
@@ -58,6 +59,7 @@ async fn leaky() -> (Ledger, Hub, Queues, Apps) {
         apps: apps.clone(),
         queues: queues.clone(),
         ingest: Ingest::start(&config, queues.clone(), api.publisher(), apps.clone(), Recall::default()),
+        firehoses: Firehoses::start(&config, apps.clone(), queues.clone()).expect("memory will do"),
         hub: hub.clone(),
         loops: Vec::new(),
         shared: false,

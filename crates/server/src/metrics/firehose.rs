@@ -3,7 +3,6 @@
 //! Logs are asked before a scrape is written; one that does not say is left out.
 
 use std::fmt::Error;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fanfare_jobs::log::Ends;
@@ -78,18 +77,18 @@ impl Collector for FirehoseCounts {
                 gauge(*entries).encode(family.encode_family(&labels)?)?;
             }
         }
-        let mut counters = |name, help, count: fn(&Counts) -> &AtomicU64| -> Result<(), Error> {
+        let mut counters = |name, help, count: fn(&Counts) -> u64| -> Result<(), Error> {
             let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
             for Seen { hose, .. } in &*seen {
-                let value = ConstCounter::new(count(&hose.counts).load(Ordering::Relaxed));
+                let value = ConstCounter::new(count(&hose.tally.read()));
                 value.encode(family.encode_family(&[("app", &*hose.app)])?)?;
             }
             Ok(())
         };
-        counters("firehose_appended", "Publications that went into a firehose", |counts| &counts.appended)?;
-        counters("firehose_sent", "Publications sent to readers of a firehose", |counts| &counts.sent)?;
-        counters("firehose_sent_bytes", "Bytes sent to readers of a firehose", |counts| &counts.sent_bytes)?;
-        counters("firehose_acked", "Publications that consumers acknowledged", |counts| &counts.acked)?;
-        counters("firehose_gaps", "Times that a reader was told that something is missing", |counts| &counts.gaps)
+        counters("firehose_appended", "Publications that went into a firehose", |counts| counts.appended)?;
+        counters("firehose_sent", "Publications sent to readers of a firehose", |counts| counts.sent)?;
+        counters("firehose_sent_bytes", "Bytes sent to readers of a firehose", |counts| counts.sent_bytes)?;
+        counters("firehose_acked", "Publications that consumers acknowledged", |counts| counts.acked)?;
+        counters("firehose_gaps", "Times that a reader was told that something is missing", |counts| counts.gaps)
     }
 }

@@ -78,3 +78,16 @@ fn a_reload_takes_tokens_back_and_gives_others() {
     let mut back = Tap::open(&server, &format!("since={cursor}"));
     assert_eq!(back.data(3), ["0", "1", "3"]);
 }
+
+#[test]
+fn the_path_prefix_is_taken_and_may_have_been_taken_off() {
+    let server = Server::start(&format!("path_prefix = \"/realtime\"\n{}", config("", "")));
+    let authorization = format!("Bearer {TOKEN}");
+    let status = |target: String| {
+        let answer = server.request("GET", &target, &[("Authorization", &authorization)], "");
+        (answer.status, answer.body.contains("since: expected"))
+    };
+    assert_eq!(status(format!("/realtime/firehose/{KEY}?since=nonsense")), (400, true));
+    assert_eq!(status(format!("/firehose/{KEY}?since=nonsense")), (400, true));
+    assert_eq!(status(format!("/other/firehose/{KEY}?since=nonsense")), (404, false));
+}

@@ -130,7 +130,7 @@ impl RedisLog {
         let told = std::str::from_utf8(news).ok().and_then(|news| news.strip_prefix("tip ")?.split_once(' '));
         match told.map(|(epoch, next)| (epoch.parse(), next.parse())) {
             Some((Ok(epoch), Ok(next))) => self.came_to(Tip { epoch, next }),
-            _ => _ = self.moves.send_replace(()),
+            _ => self.moved(),
         }
     }
 
@@ -151,6 +151,10 @@ impl RedisLog {
         {
             tracing::debug!(app = self.name(), %error, "a firehose was not looked at");
         }
+        self.moved();
+    }
+
+    fn moved(&self) {
         self.moves.send_replace(());
     }
 
