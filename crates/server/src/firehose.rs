@@ -23,10 +23,13 @@ mod cursor;
 mod filter;
 mod hose;
 mod lines;
+mod owed;
 mod pace;
 mod reader;
 mod refused;
 mod seats;
+#[cfg(test)]
+mod tests;
 
 pub use broker::Tee;
 pub use counts::Counts;

@@ -1,15 +1,15 @@
 //! One app's firehose: its log, its tokens, and the way of a publication into the log.
 //!
-//! Always true: the entries of a channel are in the order in which the broker took them; and one that could not be written, or
-//! of which nobody knows whether it was published, is written when its publisher posts it again with the same idempotency key.
+//! Always true: the entries of a channel are in the order in which the broker took them; one that could not be written, or of
+//! which nobody knows whether it was published, is written when its publisher posts it again with the same idempotency key; and
+//! no repeat is answered well before the first is written.
 //!
 //! A log that other nodes have too knows by itself what it has taken in, as a repeat may come to another node. So does it know
 //! who reads for a consumer, and what was acknowledged elsewhere.
 
-use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,15 +22,13 @@ use super::bearer::Bearer;
 use super::broker::is_for_everybody;
 use super::counts::Tally;
 use super::lines;
+use super::owed::{Had, Owed};
 use super::seats::Seats;
 use crate::config::{FirehoseSettings, FirehoseToken};
 use crate::queues::Clock;
 
 /// Channels of one turn publish one after the other.
 const TURNS: usize = 64;
-
-/// Publications that are remembered because they may be missing in the log. Beyond it, the oldest are forgotten.
-const OWED_MAX: usize = 16_384;
 
 /// Consumers whose lag is told at once.
 const LAGS_MAX: usize = 32;
@@ -50,7 +48,7 @@ pub struct Hose {
     is_failing: AtomicBool,
     turns: Box<[tokio::sync::Mutex<()>]>,
     hasher: RandomState,
-    owed: Mutex<Owed>,
+    owed: Owed,
 }
 
 #[derive(Default)]
@@ -80,7 +78,7 @@ impl Hose {
             is_failing: AtomicBool::new(false),
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
             hasher: RandomState::new(),
-            owed: Mutex::default(),
+            owed: Owed::default(),
         }
     }
 
@@ -164,12 +162,14 @@ impl Hose {
         posts: Vec<(Publication, Post)>,
     ) -> Result<Vec<Published>, BrokerError> {
         let turn = self.turns[self.hasher.hash_one(key) as usize % TURNS].lock().await;
-        let (mut published, mut fresh, mut owed) = (Vec::with_capacity(posts.len()), Vec::new(), Vec::new());
+        let (mut published, mut fresh, mut repeats) = (Vec::with_capacity(posts.len()), Vec::new(), Vec::new());
+        // A shared log knows by itself what it has.
         let is_shared = self.log.shared().is_some();
+        let mut write = self.owed.write();
         let mut outcome = Ok(());
         for (publication, post) in posts {
             let name = post.idempotency.as_ref().map(|idempotency| name(key, idempotency));
-            let word = name.as_ref().map(|name| name.text.clone());
+            let word = name.as_ref().filter(|_| !is_shared).map(|name| name.text.clone());
             // Its age is by the clock that trims, which nobody sets; the line says when it was published.
             let entry = is_for_everybody(key, &publication, &post).then(|| Fresh {
                 time_ms: self.clock.now_ms(),
@@ -178,14 +178,18 @@ impl Hose {
             });
             match broker.publish(key, publication, post).await {
                 Ok(one) => {
-                    if !one.repeated || is_shared || self.is_owed(word.as_deref()) {
-                        fresh.extend(entry);
-                        owed.extend(word);
+                    match word.as_ref().filter(|_| one.repeated).map_or(Had::Missing, |word| self.owed.had(word)) {
+                        Had::Written => {}
+                        Had::Writing(writing) => repeats.push(writing),
+                        Had::Missing => {
+                            fresh.extend(entry);
+                            word.into_iter().for_each(|word| write.add(word));
+                        }
                     }
                     published.push(one);
                 }
                 Err(error) => {
-                    owed.extend(word);
+                    word.into_iter().for_each(|word| self.owed.add(word));
                     outcome = Err(error);
                     break;
                 }
@@ -195,7 +199,6 @@ impl Hose {
         self.tally
             .note(|counts| (counts.offered, counts.appending) = (counts.offered + offered, counts.appending + offered));
         let written = self.append(fresh, turn).await;
-        self.settle(written.as_ref().err(), outcome.is_err(), owed);
         self.tally.note(|counts| {
             counts.appending -= offered;
             match &written {
@@ -204,6 +207,12 @@ impl Hose {
             }
         });
         written.map_err(|_| BrokerError::Unrecorded)?;
+        write.done();
+        for writing in repeats {
+            if !writing.is_written().await {
+                return Err(BrokerError::Unrecorded);
+            }
+        }
         outcome.map(|()| published)
     }
 
@@ -212,27 +221,19 @@ impl Hose {
         if fresh.is_empty() {
             return Ok(0);
         }
-        let written = self.log.append(fresh, self.clock.now_ms()).await?;
-        drop(turn);
-        written.await
-    }
-
-    fn is_owed(&self, word: Option<&str>) -> bool {
-        word.is_some_and(|word| self.owed.lock().unwrap_or_else(PoisonError::into_inner).words.contains(word))
-    }
-
-    /// Remembers what a repeat has to append, and forgets what has been. `is_unsure`: of the last nobody knows.
-    fn settle(&self, failed: Option<&LogError>, is_unsure: bool, mut words: Vec<Arc<str>>) {
-        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        match failed {
-            Some(_) => words.into_iter().for_each(|word| owed.add(word)),
-            None => {
-                let unsure = if is_unsure { words.pop() } else { None };
-                words.iter().for_each(|word| owed.remove(word));
-                unsure.into_iter().for_each(|word| owed.add(word));
+        let written = match self.log.append(fresh, self.clock.now_ms()).await {
+            Ok(written) => {
+                drop(turn);
+                written.await
             }
-        }
-        drop(owed);
+            Err(error) => Err(error),
+        };
+        self.heed(written.as_ref().err());
+        written
+    }
+
+    /// Says so when the log begins to fail, and when it is well again.
+    fn heed(&self, failed: Option<&LogError>) {
         match (failed, self.is_failing.swap(failed.is_some(), Ordering::Relaxed)) {
             (Some(error), false) => {
                 tracing::error!(app = &*self.app, %error, "the firehose cannot be written: its app's publishers are refused");
@@ -247,118 +248,4 @@ impl Hose {
 fn name(key: &ChannelKey, idempotency: &Idempotency) -> Name {
     let known_ms = u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX);
     Name { text: format!("{}/{}", key.name(), idempotency.key).into(), known_ms }
-}
-
-/// Publications that may be missing, the oldest first.
-#[derive(Default)]
-struct Owed {
-    words: HashSet<Arc<str>>,
-    order: VecDeque<Arc<str>>,
-}
-
-impl Owed {
-    fn add(&mut self, word: Arc<str>) {
-        if self.words.insert(word.clone()) {
-            self.order.push_back(word);
-        }
-        while self.order.len() > OWED_MAX {
-            let oldest = self.order.pop_front().expect("there are some");
-            self.words.remove(&oldest);
-        }
-    }
-
-    fn remove(&mut self, word: &str) {
-        if self.words.remove(word) {
-            self.order.retain(|other| **other != *word);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use async_trait::async_trait;
-    use fanfare_hub::memory::MemoryBroker;
-    use fanfare_hub::{BrokerEvents, Delivery, HistoryRule, Keep, Mark};
-    use fanfare_jobs::log::{Keep as LogKeep, Tip, Written};
-    use fanfare_jobs::{LogEntry, MemoryLog};
-    use tokio::sync::watch;
-
-    use super::*;
-
-    struct Nobody;
-
-    #[async_trait]
-    impl BrokerEvents for Nobody {
-        async fn publication(&self, _key: &ChannelKey, _delivery: Delivery) {}
-
-        async fn gap(&self, _key: &ChannelKey, _now: Mark) {}
-    }
-
-    /// A log that fails while it is told to.
-    struct Failing {
-        log: MemoryLog,
-        fails: AtomicBool,
-    }
-
-    #[async_trait]
-    impl Log for Failing {
-        async fn append(&self, entries: Vec<Fresh>, now_ms: u64) -> Result<Written, LogError> {
-            match self.fails.load(Ordering::Relaxed) {
-                true => Err(LogError::Unavailable("the disk is full".into())),
-                false => self.log.append(entries, now_ms).await,
-            }
-        }
-
-        async fn read(&self, from: Tip, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
-            self.log.read(from, bytes_max).await
-        }
-
-        async fn ends(&self) -> Result<Ends, LogError> {
-            self.log.ends().await
-        }
-
-        async fn mark(&self, reader: &str) -> Result<Option<u64>, LogError> {
-            self.log.mark(reader).await
-        }
-
-        async fn set_mark(&self, reader: &str, number: u64) -> Result<u64, LogError> {
-            self.log.set_mark(reader, number).await
-        }
-
-        async fn trim(&self, now_ms: u64) -> Result<(), LogError> {
-            self.log.trim(now_ms).await
-        }
-
-        fn set_keep(&self, keep: LogKeep) {
-            self.log.set_keep(keep);
-        }
-
-        fn wakes(&self) -> watch::Receiver<Tip> {
-            self.log.wakes()
-        }
-    }
-
-    #[tokio::test]
-    async fn a_repeat_of_what_could_not_be_written_is_appended_once() {
-        let keep = LogKeep { age_ms: u64::MAX, bytes: u64::MAX };
-        let log = Arc::new(Failing { log: MemoryLog::new(keep), fails: AtomicBool::new(true) });
-        let hose = Hose::new("1".into(), log.clone(), Clock::start());
-        let (broker, room) = (MemoryBroker::start(Arc::new(Nobody), 1), ChannelKey::new("1", "room"));
-        let idempotency = Some(Idempotency { key: "i".into(), window: Duration::from_secs(60) });
-        let post = async || {
-            let post = Post { keep: Keep::history(HistoryRule::NOTHING), idempotency: idempotency.clone() };
-            let posts = vec![(Publication::event("\"e\"", "\"d\""), post)];
-            hose.publish(&broker, &room, posts).await
-        };
-        for _ in 0..2 {
-            assert_eq!(post().await, Err(BrokerError::Unrecorded));
-        }
-        log.fails.store(false, Ordering::Relaxed);
-        for _ in 0..3 {
-            assert!(post().await.expect("it is published")[0].repeated);
-        }
-        assert_eq!(log.ends().await.expect("memory is there").next, 2);
-        let counts = hose.tally.read();
-        assert_eq!((counts.offered, counts.failed, counts.appended, counts.appending), (3, 2, 1, 0));
-    }
 }

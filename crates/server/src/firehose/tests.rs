@@ -1,0 +1,225 @@
+//! What becomes of publications when their log fails.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fanfare_hub::{
+    Broker, BrokerError, Cached, ChannelKey, History, HistoryRule, Idempotency, Keep, Mark, Post, Publication,
+    Published, Since,
+};
+use fanfare_jobs::log::{self, Ends, Fresh, Tip, Written};
+use fanfare_jobs::{Log, LogEntry, LogError};
+use tokio::sync::watch;
+use tokio::task::yield_now;
+
+use super::Hose;
+use crate::queues::Clock;
+
+/// A broker that knows repeats, and refuses what is called so.
+#[derive(Default)]
+struct Known(Mutex<HashSet<Arc<str>>>);
+
+#[async_trait]
+impl Broker for Known {
+    async fn publish(&self, _: &ChannelKey, publication: Publication, post: Post) -> Result<Published, BrokerError> {
+        if *publication.event == *"\"refused\"" {
+            return Err(BrokerError::Unavailable);
+        }
+        let mut known = self.0.lock().expect("nobody panicked");
+        let repeated = post.idempotency.is_some_and(|idempotency| !known.insert(idempotency.key));
+        Ok(Published { repeated, ..Published::default() })
+    }
+
+    async fn subscribe(&self, _: &ChannelKey) -> Result<(), BrokerError> {
+        unreachable!("nobody subscribes")
+    }
+
+    async fn unsubscribe(&self, _: &ChannelKey) -> Result<(), BrokerError> {
+        unreachable!("nobody subscribes")
+    }
+
+    async fn history(&self, _: &ChannelKey, _: &Since, _: usize) -> Result<History, BrokerError> {
+        unreachable!("nobody asks")
+    }
+
+    async fn clear(&self, _: &ChannelKey) -> Result<Mark, BrokerError> {
+        unreachable!("nobody asks")
+    }
+
+    async fn cached(&self, _: &ChannelKey) -> Result<Option<Cached>, BrokerError> {
+        unreachable!("nobody asks")
+    }
+
+    async fn close(&self) {}
+}
+
+/// A log whose disk is as it is told to be.
+struct Tried {
+    disk: watch::Receiver<Disk>,
+    written: Arc<Mutex<Vec<String>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    Well,
+    Stalled,
+    Broken,
+}
+
+#[async_trait]
+impl Log for Tried {
+    async fn append(&self, entries: Vec<Fresh>, _: u64) -> Result<Written, LogError> {
+        let (mut disk, written) = (self.disk.clone(), self.written.clone());
+        Ok(Box::pin(async move {
+            let disk = *disk.wait_for(|disk| *disk != Disk::Stalled).await.expect("the test goes on");
+            if disk == Disk::Broken {
+                return Err(LogError::Unavailable("broken".into()));
+            }
+            let event = |entry: &Fresh| {
+                let entry: serde_json::Value = serde_json::from_slice(&entry.data).expect("JSON");
+                entry["event"].as_str().expect("a text").to_owned()
+            };
+            written.lock().expect("nobody panicked").extend(entries.iter().map(event));
+            Ok(entries.len() as u64)
+        }))
+    }
+
+    async fn read(&self, _: Tip, _: usize) -> Result<Vec<LogEntry>, LogError> {
+        unreachable!("nobody reads")
+    }
+
+    async fn ends(&self) -> Result<Ends, LogError> {
+        unreachable!("nobody reads")
+    }
+
+    async fn mark(&self, _: &str) -> Result<Option<u64>, LogError> {
+        unreachable!("nobody reads")
+    }
+
+    async fn set_mark(&self, _: &str, _: u64) -> Result<u64, LogError> {
+        unreachable!("nobody reads")
+    }
+
+    async fn trim(&self, _: u64) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn set_keep(&self, _: log::Keep) {}
+
+    fn wakes(&self) -> watch::Receiver<Tip> {
+        unreachable!("nobody reads")
+    }
+}
+
+/// A firehose, and all that it stands between.
+#[derive(Clone)]
+struct Bench {
+    hose: Arc<Hose>,
+    broker: Arc<Known>,
+    disk: Arc<watch::Sender<Disk>>,
+    written: Arc<Mutex<Vec<String>>>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let (disk, is) = watch::channel(Disk::Well);
+        let written = Arc::<Mutex<Vec<String>>>::default();
+        let log = Tried { disk: is, written: written.clone() };
+        let hose = Arc::new(Hose::new("1".into(), Arc::new(log), Clock::start()));
+        Bench { hose, broker: Arc::default(), disk: Arc::new(disk), written }
+    }
+
+    fn disk_is(&self, disk: Disk) {
+        self.disk.send_replace(disk);
+    }
+
+    /// Publishes these events, each with its key, if it has one. Answers of each whether it was repeated.
+    async fn publish(&self, events: &[(&str, Option<&str>)]) -> Result<Vec<bool>, BrokerError> {
+        let post = |(event, key): &(&str, Option<&str>)| {
+            let window = Duration::from_secs(60);
+            let idempotency = key.map(|key| Idempotency { key: key.into(), window });
+            let post = Post { keep: Keep::history(HistoryRule::default()), idempotency };
+            (Publication::event(format!("\"{event}\""), "\"data\""), post)
+        };
+        let key = ChannelKey::new("1", "room");
+        let published = self.hose.publish(&*self.broker, &key, events.iter().map(post).collect()).await?;
+        Ok(published.iter().map(|one| one.repeated).collect())
+    }
+
+    fn written(&self) -> Vec<String> {
+        self.written.lock().expect("nobody panicked").clone()
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_adds_what_is_missing_once() {
+    let bench = Bench::new();
+    bench.disk_is(Disk::Broken);
+    for repeated in 0..2 {
+        assert_eq!(bench.publish(&[("a", Some("k"))]).await, Err(BrokerError::Unrecorded), "{repeated}");
+    }
+    assert_eq!(bench.publish(&[("b", None)]).await, Err(BrokerError::Unrecorded));
+    bench.disk_is(Disk::Well);
+    for _ in 0..3 {
+        assert_eq!(bench.publish(&[("a", Some("k"))]).await, Ok(vec![true]));
+        assert_eq!(bench.written(), ["a"]);
+    }
+    // Without a key it is another one.
+    assert_eq!(bench.publish(&[("b", None)]).await, Ok(vec![false]));
+    assert_eq!(bench.written(), ["a", "b"]);
+    let counts = bench.hose.tally.read();
+    assert_eq!((counts.offered, counts.failed, counts.appended, counts.appending), (5, 3, 2, 0));
+}
+
+#[tokio::test]
+async fn a_repeat_is_answered_when_the_first_is_written() {
+    let bench = Bench::new();
+    let publish = || {
+        let bench = bench.clone();
+        tokio::spawn(async move { bench.publish(&[("a", Some("k"))]).await })
+    };
+    bench.disk_is(Disk::Stalled);
+    let (first, repeat) = (publish(), publish());
+    for _ in 0..100 {
+        yield_now().await;
+    }
+    assert!(!first.is_finished() && !repeat.is_finished());
+    bench.disk_is(Disk::Broken);
+    for told in [first, repeat] {
+        assert_eq!(told.await.expect("it ends"), Err(BrokerError::Unrecorded));
+    }
+    bench.disk_is(Disk::Stalled);
+    let (again, repeat) = (publish(), publish());
+    for _ in 0..100 {
+        yield_now().await;
+    }
+    assert!(!again.is_finished() && !repeat.is_finished());
+    bench.disk_is(Disk::Well);
+    for told in [again, repeat] {
+        assert_eq!(told.await.expect("it ends"), Ok(vec![true]));
+    }
+    assert_eq!(bench.written(), ["a"]);
+}
+
+#[tokio::test]
+async fn what_was_refused_leaves_no_doubt_about_another() {
+    let bench = Bench::new();
+    let batch = [("a", Some("k")), ("refused", None), ("never", None)];
+    for _ in 0..2 {
+        assert_eq!(bench.publish(&batch).await, Err(BrokerError::Unavailable));
+        assert_eq!(bench.written(), ["a"]);
+    }
+}
+
+#[tokio::test]
+async fn one_batch_may_say_the_same_twice() {
+    let bench = Bench::new();
+    let batch = [("a", Some("k")), ("a", Some("k"))];
+    bench.disk_is(Disk::Broken);
+    assert_eq!(bench.publish(&batch).await, Err(BrokerError::Unrecorded));
+    bench.disk_is(Disk::Well);
+    assert_eq!(bench.publish(&batch).await, Ok(vec![true, true]));
+    assert_eq!(bench.written(), ["a"]);
+}
