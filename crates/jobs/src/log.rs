@@ -82,6 +82,13 @@ pub struct Ends {
     pub bytes: u64,
 }
 
+impl Ends {
+    /// How many entries there were from this number on: numbers that were left out are none.
+    pub fn entries_from(&self, number: u64) -> u64 {
+        self.next.saturating_sub(number) % NUMBERS_SKIPPED
+    }
+}
+
 /// How far a log has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tip {

@@ -126,7 +126,7 @@ impl Hose {
     pub async fn look(&self) -> Result<(Ends, Vec<Lag>), LogError> {
         let ends = self.log.ends().await?;
         let marks = self.seats.marks(LAGS_MAX).into_iter();
-        let lags = marks.map(|(consumer, mark)| Lag { consumer, entries: (ends.next - 1).saturating_sub(mark) });
+        let lags = marks.map(|(consumer, mark)| Lag { consumer, entries: ends.entries_from(mark + 1) });
         Ok((ends, lags.collect()))
     }
 

@@ -153,11 +153,15 @@ impl Reader {
     async fn page(&mut self) -> Result<(), Why> {
         let mut wakes = self.hose.log.wakes();
         let here = Tip { epoch: self.epoch, next: self.next };
+        let tip = *wakes.borrow_and_update();
         let entries = self.hose.log.read(here, PAGE_BYTES).await?;
         if entries.is_empty() {
+            // It had come so far before it was read: what was between is forgotten, or was never there.
+            if tip.epoch == here.epoch {
+                self.pass_to(tip.next);
+            }
             self.flush().await?;
-            let is_news = |tip: &Tip| tip.epoch != here.epoch || tip.next > here.next;
-            return self.pause(async { _ = wakes.wait_for(is_news).await }).await;
+            return self.pause(async { _ = wakes.changed().await }).await;
         }
         for (number, entry) in self.filters.sift(entries).await.map_err(|_| Why::Filter)? {
             self.step(number, entry).await?;
@@ -167,12 +171,7 @@ impl Reader {
 
     /// Goes on to the next entry.
     async fn step(&mut self, number: u64, entry: Option<Bytes>) -> Result<(), Why> {
-        if number > self.next {
-            let cursor = self.cursor(number - 1);
-            self.hose.tally.note(|counts| counts.gaps += 1);
-            self.form.gap(&mut self.buffer, cursor, counted(number - self.next));
-            (self.next, self.shown) = (number, number - 1);
-        }
+        self.pass_to(number);
         self.hear();
         let Some(entry) = entry.filter(|_| !self.has_done_with(number)) else {
             self.next = number + 1;
@@ -199,6 +198,16 @@ impl Reader {
             self.unacked.push_back(number);
         }
         if self.buffer.len() >= PAGE_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    /// The next entry is this one: tells of those that are missing before it, if any are.
+    fn pass_to(&mut self, number: u64) {
+        if number > self.next {
+            let cursor = self.cursor(number - 1);
+            self.hose.tally.note(|counts| counts.gaps += 1);
+            self.form.gap(&mut self.buffer, cursor, counted(number - self.next));
+            (self.next, self.shown) = (number, number - 1);
+        }
     }
 
     fn cursor(&self, number: u64) -> Cursor {

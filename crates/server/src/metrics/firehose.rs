@@ -67,7 +67,9 @@ impl Collector for FirehoseCounts {
             Ok(())
         };
         gauges("firehose_connections", "Readers of a firehose", |seen| seen.hose.connections().into())?;
-        gauges("firehose_log_entries", "Publications that a firehose holds", |seen| seen.ends.next - seen.ends.first)?;
+        gauges("firehose_log_entries", "Publications that a firehose holds", |seen| {
+            seen.ends.entries_from(seen.ends.first)
+        })?;
         gauges("firehose_log_bytes", "Bytes of those", |seen| seen.ends.bytes)?;
         let help = "Publications that a consumer has not acknowledged, of those that are connected";
         let mut family = to.encode_descriptor("firehose_lag", help, None, MetricType::Gauge)?;

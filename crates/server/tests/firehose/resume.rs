@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -122,6 +123,43 @@ fn what_the_window_no_longer_holds_is_told_as_a_gap() {
     let rest: Vec<u64> = late.data(20 - missed as usize).iter().map(|data| data.parse().expect("a number")).collect();
     assert_eq!(rest, (missed..20).collect::<Vec<_>>());
     assert!(server.metric("fanfare_firehose_gaps_total{app=\"1\"}") >= 1.0);
+}
+
+/// Nobody knows what the last entries of such a log were, so numbers are left out.
+#[test]
+fn a_repaired_log_is_told_as_a_gap_and_waits_for_what_comes() {
+    let folder = folder();
+    let mut first = server(folder.path());
+    let mut tap = Tap::open(&first, "");
+    publish(&first, "room", 0..50);
+    tap.data(49);
+    let cursor = text(&tap.message()["cursor"]);
+    first.signal("KILL");
+    first.wait();
+    damage(&folder.path().join("queues/db"));
+    let repair = ["jobs", "repair", "--data-dir", folder.path().to_str().expect("text")];
+    let output = Command::new(env!("CARGO_BIN_EXE_fanfare")).args(repair).output().expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+
+    let second = server(folder.path());
+    let mut tap = Tap::open(&second, &format!("since={cursor}"));
+    // Before anything more is published.
+    let gap = tap.next();
+    assert_eq!((&gap["event"], gap.get("missed")), (&json!("fanfare:gap"), None));
+    publish(&second, "room", 50..51);
+    assert_eq!(tap.data(1), texts(50..51));
+    let entries = second.metric("fanfare_firehose_log_entries{app=\"1\"}");
+    assert!(entries <= 51.0, "{entries}");
+}
+
+/// Breaks something that the last journal has.
+fn damage(database: &Path) {
+    let files = std::fs::read_dir(database).expect("it is there").map(|file| file.expect("a file").path());
+    let journal = files.filter(|path| path.extension().is_some_and(|end| end == "jnl")).max().expect("a journal");
+    let mut bytes = std::fs::read(&journal).expect("it can be read");
+    let used = bytes.iter().rposition(|byte| *byte != 0).expect("something is in it");
+    bytes[used - 200..used - 190].fill(b'x');
+    std::fs::write(&journal, bytes).expect("it can be written");
 }
 
 #[test]
