@@ -65,7 +65,7 @@ impl Firehoses {
             return Err(Refused::Stopping);
         }
         let full = Refused::Connections(bearer.token.connections_max);
-        let connection = bearer.connect().ok_or(full)?;
+        let connection = bearer.connect(asked.consumer.as_deref()).ok_or(full)?;
         let mut response = Response::new(Body::from(Full::default()));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(asked.form.media_type()));
@@ -75,7 +75,7 @@ impl Firehoses {
         if head.method == Method::HEAD {
             return Ok(response);
         }
-        let consumer = asked.consumer.as_deref().map(|consumer| ack::full_name(&connection.0, consumer));
+        let consumer = asked.consumer.as_deref().map(|consumer| ack::full_name(&bearer, consumer));
         let start = start(&hose, consumer.as_deref(), &asked.since).await?;
         let (out, chunks) = mpsc::channel(CHUNKS_MAX);
         let last = start.next - 1;
@@ -88,7 +88,7 @@ impl Firehoses {
         }
         let reader = Reader {
             seat,
-            filters: Filters([connection.0.filter.clone(), Arc::new(asked.filter)]),
+            filters: Filters([bearer.filter.clone(), Arc::new(asked.filter)]),
             form: asked.form,
             epoch: start.epoch,
             next: start.next,

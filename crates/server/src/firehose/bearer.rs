@@ -1,7 +1,8 @@
 //! A token, and what all who bear it share.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fanfare_jobs::pipeline::Condition;
 
@@ -19,6 +20,8 @@ pub struct Bearer {
     /// How fast.
     pub pace: Option<Pace>,
     connections: AtomicU32,
+    /// The places of consumers, each of which has one.
+    seated: Mutex<HashMap<Box<str>, Weak<Connection>>>,
 }
 
 impl Bearer {
@@ -35,28 +38,51 @@ impl Bearer {
             pace: Pace::new(token.messages_per_s),
             token: token.clone(),
             connections: AtomicU32::new(0),
+            seated: Mutex::default(),
         }
     }
 
-    /// A place for one more connection, if there is any.
-    pub fn connect(self: Arc<Self>) -> Option<Connection> {
+    /// A place for one more connection, if there is any. A consumer that is here has its place already, whatever has become of
+    /// the connection that it takes over from.
+    pub fn connect(self: &Arc<Self>, consumer: Option<&str>) -> Option<Arc<Connection>> {
+        let mut seated = self.seated();
+        if let Some(place) = consumer.and_then(|consumer| seated.get(consumer)?.upgrade()) {
+            return Some(place);
+        }
         let room = |now| (now < self.token.connections_max).then_some(now + 1);
         self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok()?;
-        Some(Connection(self))
+        let place = Arc::new(Connection { bearer: self.clone(), consumer: consumer.map(Box::from) });
+        if let Some(consumer) = consumer {
+            seated.insert(consumer.into(), Arc::downgrade(&place));
+        }
+        Some(place)
     }
 
     /// How many there are.
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
     }
+
+    fn seated(&self) -> MutexGuard<'_, HashMap<Box<str>, Weak<Connection>>> {
+        self.seated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A connection's place among those of its token, until it is dropped.
 #[derive(Debug)]
-pub struct Connection(pub Arc<Bearer>);
+pub struct Connection {
+    /// Whose it is.
+    pub bearer: Arc<Bearer>,
+    consumer: Option<Box<str>>,
+}
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.bearer.connections.fetch_sub(1, Ordering::Relaxed);
+        let Some(consumer) = &self.consumer else { return };
+        let mut seated = self.bearer.seated();
+        if seated.get(consumer).is_some_and(|place| place.strong_count() == 0) {
+            seated.remove(consumer);
+        }
     }
 }

@@ -50,7 +50,7 @@ pub struct Reader {
     /// What it reads.
     pub hose: Arc<Hose>,
     /// Its place among those of its token.
-    pub connection: Connection,
+    pub connection: Arc<Connection>,
     /// What is for it.
     pub filters: Filters,
     /// How it is written to.
@@ -117,7 +117,7 @@ impl Reader {
 
     /// Ends when this connection has to, whatever it is doing.
     fn ended(&self, mut signals: watch::Receiver<Signal>) -> impl Future<Output = Why> + use<> {
-        let (hose, bearer) = (self.hose.clone(), self.connection.0.clone());
+        let (hose, bearer) = (self.hose.clone(), self.connection.bearer.clone());
         let told = self.seat.as_ref().map(|seat| seat.told.clone());
         let is_over = move |signal: &Signal| signal.stopping || !hose.knows(&bearer);
         async move {
@@ -235,7 +235,7 @@ impl Reader {
     }
 
     async fn take_turn(&mut self) -> Result<(), Why> {
-        let turns = [self.connection.0.pace.as_ref(), self.pace.as_ref()];
+        let turns = [self.connection.bearer.pace.as_ref(), self.pace.as_ref()];
         let Some(turn) = turns.into_iter().flatten().map(Pace::turn).max() else { return Ok(()) };
         while turn > Instant::now() {
             self.flush().await?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::support::{Server, eventually};
-use crate::{Tap, ack, config, config_in, folder, publish, text, texts};
+use crate::{TOKEN, Tap, ack, ask, config, config_in, folder, publish, text, texts};
 
 #[test]
 fn what_was_not_acknowledged_is_sent_again_and_nothing_else_is() {
@@ -57,6 +57,24 @@ fn the_newer_connection_takes_over() {
         json!({"event": "fanfare:closed", "reason": "another connection has taken over", "reconnect": false})
     );
     assert_eq!((older.heard(), newer.data(2)), (None, texts(0..2)));
+}
+
+/// The older one may be of a network that is no more, and not be missed for long.
+#[test]
+fn the_newer_connection_takes_over_where_there_is_room_for_one() {
+    let server = Server::start(&config("", ", connections_max = 1"));
+    let mut older = Tap::open(&server, "consumer=shop");
+    for _ in 0..3 {
+        let newer = Tap::open(&server, "consumer=shop");
+        assert_eq!(older.next()["reason"], "another connection has taken over");
+        older = newer;
+    }
+    assert_eq!(ask(&server, "GET", "consumer=other", TOKEN).status, 429);
+    assert_eq!(ask(&server, "GET", "", TOKEN).status, 429);
+    drop(older);
+    let connections = || server.metric("fanfare_firehose_connections{app=\"1\"}");
+    eventually("it is gone", || connections() == 0.0);
+    Tap::open(&server, "");
 }
 
 #[test]
