@@ -59,13 +59,14 @@ impl Firehoses {
     }
 
     async fn stream(&self, head: &Parts, hose: Arc<Hose>, bearer: Arc<Bearer>) -> Result<Response<Body>, Refused> {
-        let asked = Asked::parse(&head.headers, head.uri.query().unwrap_or_default())?;
+        let mut asked = Asked::parse(&head.headers, head.uri.query().unwrap_or_default())?;
         let signals = self.0.signals.subscribe();
         if signals.borrow().stopping {
             return Err(Refused::Stopping);
         }
         let full = Refused::Connections(bearer.token.connections_max);
         let connection = bearer.connect(asked.consumer.as_deref()).ok_or(full)?;
+        let filter = asked.compiled().await?;
         let mut response = Response::new(Body::from(Full::default()));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(asked.form.media_type()));
@@ -88,7 +89,7 @@ impl Firehoses {
         }
         let reader = Reader {
             seat,
-            filters: Filters([bearer.filter.clone(), Arc::new(asked.filter)]),
+            filters: Filters([bearer.filter.clone(), Arc::new(filter)]),
             form: asked.form,
             epoch: start.epoch,
             next: start.next,
