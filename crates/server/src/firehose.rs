@@ -37,7 +37,7 @@ pub use hose::{Hose, Lag};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -45,7 +45,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apps::Apps;
-use crate::config::Config;
+use crate::config::{AppSettings, Config, FirehoseSettings};
 use crate::queues::{BadStore, Queues};
 
 /// How often what is too old is forgotten where nothing is published.
@@ -102,31 +102,43 @@ impl Firehoses {
     }
 
     fn go_by(&self, config: &Config) -> Result<(), BadStore> {
-        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = HashMap::new();
-        for app in &config.apps {
-            let Some(settings) = &app.firehose else { continue };
-            let hose = match known.get(&app.id) {
-                Some(hose) => hose.clone(),
-                None => {
-                    let log = self.0.queues.log(&app.id, settings.durability, settings.keep)?;
-                    let hose = Arc::new(Hose::new(app.id.clone(), log, self.0.queues.clock()));
-                    tokio::spawn(hose.clone().attend());
-                    hose
-                }
-            };
-            if app.enabled {
-                hose.go_by(settings)
-            } else {
-                hose.close()
+        let next = self.prepare(config)?;
+        let mut known = self.known();
+        for (hose, settings) in &next {
+            match settings {
+                Some(settings) => hose.go_by(settings),
+                None => hose.close(),
             }
-            known.insert(app.id.clone(), hose.clone());
-            next.insert(app.id.clone(), hose);
+            if known.insert(hose.app.clone(), hose.clone()).is_none() {
+                tokio::spawn(hose.clone().attend());
+            }
         }
+        let next: HashMap<_, _> = next.into_iter().map(|(hose, _)| (hose.app.clone(), hose)).collect();
         let gone = known.iter().filter(|(app, _)| !next.contains_key(*app));
         gone.for_each(|(_, hose)| hose.close());
         self.0.now.store(Arc::new(next));
         Ok(())
+    }
+
+    /// All of it, or nothing. Without settings: of an app that is switched off.
+    fn prepare<'c>(&self, config: &'c Config) -> Result<Vec<(Arc<Hose>, Option<&'c FirehoseSettings>)>, BadStore> {
+        let configured = config.apps.iter().filter_map(|app| Some((app, app.firehose.as_ref()?)));
+        let prepare = |(app, settings): (&AppSettings, &'c FirehoseSettings)| {
+            let known = self.known().get(&app.id).cloned();
+            let hose = match known {
+                Some(hose) => hose,
+                None => {
+                    let log = self.0.queues.log(&app.id, settings.durability, settings.keep)?;
+                    Arc::new(Hose::new(app.id.clone(), log, self.0.queues.clock()))
+                }
+            };
+            Ok((hose, app.enabled.then_some(settings)))
+        };
+        configured.map(prepare).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Hose>>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// That of one app.
