@@ -206,7 +206,7 @@ impl Node {
         };
         let queues = Queues::start(&config, kept(shared.as_ref(), data.as_ref()), readiness.clone())?;
         queues.begin().await;
-        let firehoses = Firehoses::start(&config, apps.clone(), queues.clone())?;
+        let firehoses = Firehoses::start(&config, apps.clone(), queues.clone(), readiness.clone())?;
         let history = data.as_ref().filter(|_| shared.is_none()).and_then(DataDir::take_history);
         let resumed = history.is_some();
         let (broker, presence, memory): (Arc<dyn Broker>, Arc<dyn PresenceStore>, _) = match &shared {

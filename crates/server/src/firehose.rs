@@ -47,9 +47,13 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::apps::Apps;
 use crate::config::{AppSettings, Config, FirehoseSettings};
 use crate::queues::{BadStore, Queues};
+use crate::readiness::{Readiness, Unready};
 
 /// How often what is too old is forgotten where nothing is published.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
+
+/// And how often it is looked whether they can be written.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The firehoses of all apps; cheap to clone.
 #[derive(Clone)]
@@ -76,8 +80,8 @@ struct Signal {
 }
 
 impl Firehoses {
-    /// Those of a configuration, and the task that trims them. Must be called on the runtime.
-    pub fn start(config: &Config, apps: Apps, queues: Queues) -> Result<Firehoses, BadStore> {
+    /// Those of a configuration, and the task that looks after them. Must be called on the runtime.
+    pub fn start(config: &Config, apps: Apps, queues: Queues, readiness: Readiness) -> Result<Firehoses, BadStore> {
         let firehoses = Firehoses(Arc::new(Inner {
             queues,
             apps,
@@ -89,7 +93,7 @@ impl Firehoses {
             signals: watch::Sender::default(),
         }));
         firehoses.go_by(config)?;
-        tokio::spawn(firehoses.clone().trim());
+        tokio::spawn(firehoses.clone().tend(readiness));
         Ok(firehoses)
     }
 
@@ -167,14 +171,23 @@ impl Firehoses {
         self.0.signals.send_modify(|signal| signal.stopping = true);
     }
 
-    async fn trim(self) {
-        let mut every = interval(TRIM_EVERY);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Forgets what is too old, and says whether all of them can be written.
+    async fn tend(self, readiness: Readiness) {
+        let [mut trim, mut look] = [TRIM_EVERY, LOOK_EVERY].map(|period| {
+            let mut every = interval(period);
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            every
+        });
         loop {
-            every.tick().await;
-            for hose in self.all() {
-                hose.trim().await;
+            tokio::select! {
+                _ = trim.tick() => {
+                    for hose in self.all() {
+                        hose.trim().await;
+                    }
+                }
+                _ = look.tick() => {}
             }
+            readiness.set(Unready::FirehoseUnwritable, self.all().iter().any(|hose| !hose.is_writable()));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Whether new connections are welcome on this node: what a load balancer asks.
 //!
-//! Not here: who asks (`metrics`), and who knows (`app`, `redis`).
+//! Not here: who asks (`metrics`), and who knows (`app`, `redis`, `queues`, `firehose`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub enum Unready {
     RedisAway = 2,
     /// The jobs of a queue cannot be kept.
     QueueUnwritable = 4,
+    /// What is published cannot go into a firehose.
+    FirehoseUnwritable = 8,
 }
 
 impl Readiness {
@@ -33,7 +35,7 @@ impl Readiness {
     /// Why no connections are welcome; nothing when they are.
     pub fn unready(&self) -> Option<Unready> {
         let reasons = self.0.load(Ordering::Relaxed);
-        [Unready::Stopping, Unready::RedisAway, Unready::QueueUnwritable]
+        [Unready::Stopping, Unready::RedisAway, Unready::QueueUnwritable, Unready::FirehoseUnwritable]
             .into_iter()
             .find(|why| reasons & *why as u8 != 0)
     }
@@ -45,6 +47,7 @@ impl fmt::Display for Unready {
             Unready::Stopping => "stopping",
             Unready::RedisAway => "a Redis server is away",
             Unready::QueueUnwritable => "a queue cannot be written",
+            Unready::FirehoseUnwritable => "a firehose cannot be written",
         })
     }
 }

@@ -9,7 +9,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,10 @@ use crate::queues::Clock;
 /// Channels of one turn publish one after the other.
 const TURNS: usize = 64;
 
+/// How long a log is taken for one that cannot be written after that was met, unless something is written meanwhile: long enough
+/// to be met again where it is only trimmed, and short enough for publishers to come back once there is room.
+const UNWRITABLE_MS: u64 = 15_000;
+
 /// Consumers whose lag is told at once.
 const LAGS_MAX: usize = 32;
 
@@ -45,7 +49,8 @@ pub struct Hose {
     pub tally: Tally,
     clock: Clock,
     tokens: ArcSwap<Tokens>,
-    is_failing: AtomicBool,
+    /// When it last could not be written, unless it was since; 0: never.
+    unwritable_ms: AtomicU64,
     turns: Box<[tokio::sync::Mutex<()>]>,
     hasher: RandomState,
     owed: Owed,
@@ -75,7 +80,7 @@ impl Hose {
             tally: Tally::default(),
             clock,
             tokens: ArcSwap::default(),
-            is_failing: AtomicBool::new(false),
+            unwritable_ms: AtomicU64::new(0),
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
             hasher: RandomState::new(),
             owed: Owed::default(),
@@ -134,7 +139,17 @@ impl Hose {
     pub async fn trim(&self) {
         if let Err(error) = self.log.trim(self.clock.now_ms()).await {
             tracing::debug!(app = &*self.app, %error, "firehose not trimmed");
+            // A disk that failed takes nothing any more; a server that is away, others speak of.
+            if self.log.shared().is_none() {
+                self.heed(Some(&error));
+            }
         }
+    }
+
+    /// Whether it could be written lately, as far as anybody has tried; true where another node could do no better.
+    pub fn is_writable(&self) -> bool {
+        let unwritable_ms = self.unwritable_ms.load(Ordering::Relaxed);
+        unwritable_ms == 0 || self.log.shared().is_some() || self.clock.now_ms() > unwritable_ms + UNWRITABLE_MS
     }
 
     /// Tells who sits here what other nodes were told of them, for as long as the process runs.
@@ -234,11 +249,12 @@ impl Hose {
 
     /// Says so when the log begins to fail, and when it is well again.
     fn heed(&self, failed: Option<&LogError>) {
-        match (failed, self.is_failing.swap(failed.is_some(), Ordering::Relaxed)) {
-            (Some(error), false) => {
+        let unwritable_ms = failed.map_or(0, |_| self.clock.now_ms());
+        match (failed, self.unwritable_ms.swap(unwritable_ms, Ordering::Relaxed)) {
+            (Some(error), 0) => {
                 tracing::error!(app = &*self.app, %error, "the firehose cannot be written: its app's publishers are refused");
             }
-            (None, true) => tracing::info!(app = &*self.app, "the firehose can be written again"),
+            (None, 1..) => tracing::info!(app = &*self.app, "the firehose can be written again"),
             _ => {}
         }
     }

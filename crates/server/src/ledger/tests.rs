@@ -59,7 +59,8 @@ async fn leaky() -> (Ledger, Hub, Queues, Apps) {
         apps: apps.clone(),
         queues: queues.clone(),
         ingest: Ingest::start(&config, queues.clone(), api.publisher(), apps.clone(), Recall::default()),
-        firehoses: Firehoses::start(&config, apps.clone(), queues.clone()).expect("memory will do"),
+        firehoses: Firehoses::start(&config, apps.clone(), queues.clone(), Readiness::default())
+            .expect("memory will do"),
         hub: hub.clone(),
         loops: Vec::new(),
         shared: false,

@@ -63,4 +63,5 @@ fn what_cannot_be_kept_is_not_acknowledged() {
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.body.contains("published, but not recorded"), "{refused:?}");
     eventually("somebody is told", || server.log().contains("the firehose cannot be written"));
+    eventually("the node is not ready", || server.admin_get("/readyz").body == "a firehose cannot be written\n");
 }
