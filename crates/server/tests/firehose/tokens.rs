@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::{KEY, Server, eventually, one_app};
-use crate::{TOKEN, Tap, ack, ask, config, publish};
+use crate::{TOKEN, Tap, ack, ask, config, config_in, publish};
 
 #[test]
 fn who_may_not_is_told_why() {
@@ -90,4 +90,18 @@ fn the_path_prefix_is_taken_and_may_have_been_taken_off() {
     assert_eq!(status(format!("/realtime/firehose/{KEY}?since=nonsense")), (400, true));
     assert_eq!(status(format!("/firehose/{KEY}?since=nonsense")), (400, true));
     assert_eq!(status(format!("/other/firehose/{KEY}?since=nonsense")), (404, false));
+}
+
+#[test]
+fn a_reload_that_cannot_be_had_in_full_changes_no_firehose() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let memory =
+        |token: &str| config_in(&file.path().join("data"), "durability = \"memory\"", "").replace(TOKEN, token);
+    let server = Server::start(&memory(TOKEN));
+    let other = "[[apps]]\nid = \"2\"\nkeys = [{ key = \"other\", secret = \"of-the-other-app\" }]\n\
+        [apps.firehose]\ndurability = \"disk\"\ntokens = [{ name = \"all\", token = \"token-of-another-app\" }]\n";
+    server.reload(&(memory("another-token-than-before") + other));
+    eventually("it is refused", || server.log().contains("firehoses stay as they were"));
+    assert_eq!(ask(&server, "HEAD", "", TOKEN).status, 200);
+    assert_eq!(ask(&server, "GET", "", "another-token-than-before").status, 401);
 }
