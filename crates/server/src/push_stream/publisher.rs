@@ -195,7 +195,7 @@ impl PushStream {
         app.usage.doors.ask(Door::PushStream, 1);
         if let Err(error) = self.hub.publish(&self.key(app, channel), publication(&text, Some(event), None), post).await
         {
-            tracing::warn!(channel, %error, "event not published");
+            tracing::warn!(channel, %error, "event not confirmed");
         }
     }
 
