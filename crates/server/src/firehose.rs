@@ -79,6 +79,9 @@ struct Signal {
     stopping: bool,
 }
 
+/// A firehose and what it is to go by; nothing, if its app is switched off.
+type Prepared<'c> = (Arc<Hose>, Option<&'c FirehoseSettings>);
+
 impl Firehoses {
     /// Those of a configuration, and the task that looks after them. Must be called on the runtime.
     pub fn start(config: &Config, apps: Apps, queues: Queues, readiness: Readiness) -> Result<Firehoses, BadStore> {
@@ -124,8 +127,8 @@ impl Firehoses {
         Ok(())
     }
 
-    /// All of it, or nothing. Without settings: of an app that is switched off.
-    fn prepare<'c>(&self, config: &'c Config) -> Result<Vec<(Arc<Hose>, Option<&'c FirehoseSettings>)>, BadStore> {
+    /// All of it, or nothing.
+    fn prepare<'c>(&self, config: &'c Config) -> Result<Vec<Prepared<'c>>, BadStore> {
         let configured = config.apps.iter().filter_map(|app| Some((app, app.firehose.as_ref()?)));
         let prepare = |(app, settings): (&AppSettings, &'c FirehoseSettings)| {
             let known = self.known().get(&app.id).cloned();

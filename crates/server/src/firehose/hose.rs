@@ -224,7 +224,7 @@ impl Hose {
         written.map_err(|_| BrokerError::Unrecorded)?;
         write.done();
         for writing in repeats {
-            if !writing.is_written().await {
+            if !writing.ends_well().await {
                 return Err(BrokerError::Unrecorded);
             }
         }

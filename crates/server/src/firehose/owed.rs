@@ -94,8 +94,8 @@ impl Words {
 }
 
 impl Writing {
-    /// Whether it is written, once that is known.
-    pub async fn is_written(mut self) -> bool {
+    /// Ends when it is written, or failed; whether it is.
+    pub async fn ends_well(mut self) -> bool {
         self.0.wait_for(|is_done| *is_done).await.is_ok()
     }
 }
@@ -143,13 +143,13 @@ mod tests {
             failed.add("a".into());
             let Had::Writing(writing) = owed.had("a") else { panic!("it is being written") };
             drop(failed);
-            assert!(!writing.is_written().await && is_missing(&owed, "a"));
+            assert!(!writing.ends_well().await && is_missing(&owed, "a"));
         }
         let mut write = owed.write();
         write.add("a".into());
         let Had::Writing(writing) = owed.had("a") else { panic!("it is being written") };
         write.done();
-        assert!(writing.is_written().await && matches!(owed.had("a"), Had::Written));
+        assert!(writing.ends_well().await && matches!(owed.had("a"), Had::Written));
     }
 
     #[test]
