@@ -14,7 +14,7 @@ const USAGE: &str = "\
 usage: cargo xtask <chore>
 
   setup   installs what the tests need: Chromium, Node, Python, their packages, nginx with nchan, HAProxy,
-          Redis, cargo-nextest
+          Redis, faketime, cargo-nextest
   test    setup, then formatting, lints and every test; stops at the first step that fails
   faults  the fault tests in their long form: cargo xtask faults [SCALE [SEED]], where SCALE (10) says how much more there
           is of everything than in the ordinary run, and SEED repeats an earlier one";

@@ -97,7 +97,9 @@ impl JobStore for MemoryStore {
     }
 
     async fn sweep(&self, now_ms: u64) -> Result<(), StoreError> {
-        while self.waking(now_ms, |index| index.sweep(now_ms)) {}
+        while self.waking(now_ms, |index| index.sweep(now_ms)) {
+            tokio::task::yield_now().await;
+        }
         Ok(())
     }
 

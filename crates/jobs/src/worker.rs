@@ -250,7 +250,11 @@ impl Inner {
                 let Phase::Claimed { lease, owner } = entry.phase else { continue };
                 if *owner == *OWNER {
                     let now_ms = (self.now)();
-                    self.store.extend(lease, now_ms, now_ms).await?;
+                    match self.store.extend(lease, now_ms, now_ms).await {
+                        // It has ended by itself meanwhile.
+                        Ok(_) | Err(StoreError::LeaseLost(_) | StoreError::Unknown(_)) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             match page.next {

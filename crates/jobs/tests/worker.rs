@@ -372,7 +372,7 @@ async fn a_window_may_go_by_what_is_in_the_record() {
 #[tokio::test]
 async fn a_batch_goes_on_when_it_is_full_or_old() {
     let (bench, target) = (Bench::new(1), Target::start().await);
-    let lane = lane("p", batches(json!({ "max": 3, "within_ms": 1000 })), json!([http(&target)]));
+    let lane = lane("p", batches(json!({ "max": 3, "within_ms": 3000 })), json!([http(&target)]));
     let _worker = bench.worker(&[&lane], SETTINGS);
     bench.put((0..2).map(|n| job(n.to_string()))).await;
     until(|| lane.pipeline.stages()[1].counts.read().in_flight == 2).await;
@@ -393,7 +393,7 @@ async fn a_batch_goes_on_when_it_is_full_or_old() {
 #[tokio::test]
 async fn a_batch_is_no_longer_than_it_may_be() {
     let (bench, target) = (Bench::new(1), Target::start().await);
-    let stages = batches(json!({ "max": 9, "within_ms": 500, "bytes_max": 14 }));
+    let stages = batches(json!({ "max": 9, "within_ms": 60_000, "bytes_max": 14 }));
     let lane = lane("p", stages, json!([http(&target)]));
     let _worker = bench.worker(&[&lane], SETTINGS);
     for data in ["1111", "22", "3333", "\"a long one by itself\""] {
@@ -410,11 +410,11 @@ async fn a_batch_has_what_is_alike_and_goes_to_the_same_channels() {
     let of_channels = json!([
         { "stage": "json" },
         { "stage": "route", "channels": ["forum.{{f}}"], "event": "said" },
-        { "stage": "batch", "max": 2, "within_ms": 300 },
+        { "stage": "batch", "max": 2, "within_ms": 2000 },
     ]);
     let of_forums = json!([
         { "stage": "json" },
-        { "stage": "batch", "max": 2, "within_ms": 300, "by": "forum.{{f}}", "into": "said" },
+        { "stage": "batch", "max": 2, "within_ms": 2000, "by": "forum.{{f}}", "into": "said" },
         { "stage": "route", "channels": ["{{key}}"], "event": "said" },
     ]);
     for stages in [of_channels, of_forums] {
@@ -517,10 +517,35 @@ async fn the_lines_of_a_job_go_on_in_order_and_none_overtakes_one_that_failed() 
 }
 
 #[tokio::test]
+async fn a_batch_that_is_given_up_lets_nobody_overtake() {
+    let (bench, target) = (Bench::new(1), Target::start().await);
+    target.always(Reply::Status(503));
+    let lane = lane("p", batches(json!({ "max": 4, "within_ms": 1 })), json!([http(&target)]));
+    let lease = Duration::from_secs(2);
+    let worker = bench.worker(&[&lane], Settings { lease, ..SETTINGS });
+    bench.put([job("0")]).await;
+    until(|| !target.heard().is_empty()).await;
+    for gone in bench.put((1..5).map(|n| job(n.to_string()))).await {
+        until(|| lane.pipeline.stages()[1].counts.read().in_flight > 0).await;
+        bench.store.retract(gone, (bench.now)()).await.unwrap();
+    }
+    until(|| worker.counts().lost == 4).await;
+    bench.put((5..9).map(|n| job(n.to_string()))).await;
+    until(|| lane.pipeline.stages()[1].counts.read().in_flight == 4).await;
+    // Long enough for it to be sent, if nothing held it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(target.bodies().iter().all(|body| body == "[0]"), "{:?}", target.bodies());
+    target.always(Reply::Status(200));
+    bench.until(State::Finished, 5).await;
+    assert_eq!(target.bodies().last().map(String::as_str), Some("[5,6,7,8]"));
+    check_sums(&lane, true);
+}
+
+#[tokio::test]
 async fn a_job_that_is_taken_away_is_in_no_batch() {
     let (bench, target) = (Bench::new(1), Target::start().await);
     let lane = lane("p", batches(json!({ "max": 2, "within_ms": 60_000 })), json!([http(&target)]));
-    let lease = Duration::from_millis(200);
+    let lease = Duration::from_secs(2);
     let worker = bench.worker(&[&lane], Settings { lease, ..SETTINGS });
     let gone = bench.put([job("1")]).await[0];
     until(|| lane.pipeline.stages()[1].counts.read().in_flight == 1).await;

@@ -357,10 +357,17 @@ impl Open {
             shared.change(settings).await;
         }
         node.queues.reload(config).await;
-        reload(&node.apps, config, &node.loops).await;
+        let changed = reload(&node.apps, config, &node.loops).await;
         node.firehoses.reload(config);
         self.ingest.reload(config);
         reread(node.certificates.as_ref());
+        tracing::info!(
+            added = changed.added.len(),
+            changed = changed.changed.len(),
+            removed = changed.removed.len(),
+            disabled = changed.disabled.len(),
+            "configuration reloaded"
+        );
     }
 
     /// Ends in good order, or, on a second signal, at once.
@@ -460,18 +467,12 @@ fn start_loops(prepared: Vec<shard_loop::Prepared>, kit: &Kit) -> anyhow::Result
     prepared.into_iter().enumerate().map(start).collect()
 }
 
-async fn reload(apps: &Apps, config: &Config, loops: &[LoopHandle]) {
-    let Changed { added, changed, removed, disabled } = apps.reload(config);
-    tracing::info!(
-        added = added.len(),
-        changed = changed.len(),
-        removed = removed.len(),
-        disabled = disabled.len(),
-        "configuration reloaded"
-    );
-    if !removed.is_empty() || !disabled.is_empty() {
+async fn reload(apps: &Apps, config: &Config, loops: &[LoopHandle]) -> Changed {
+    let changed = apps.reload(config);
+    if !changed.removed.is_empty() || !changed.disabled.is_empty() {
         recheck(loops).await;
     }
+    changed
 }
 
 /// Somebody who was let in may have to go. Returns when all loops have looked.

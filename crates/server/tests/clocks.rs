@@ -26,6 +26,16 @@ struct Machine {
     ahead_s: i64,
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Ended in good order, the library takes what it shares with its children out of /dev/shm.
+        if !std::thread::panicking() {
+            self.server.signal("TERM");
+            self.server.wait();
+        }
+    }
+}
+
 impl Machine {
     /// Starts with a clock that is so far ahead.
     fn start(ahead_s: i64, config: &str) -> Machine {

@@ -327,6 +327,8 @@ fn a_second_signal_does_not_wait_for_a_server_that_hangs() {
     let mut child = Program(child.expect("it starts"));
     eventually("the first messages", || history(&server, "a").len() > 5);
     server.signal("STOP");
+    // Until something is sent that is not answered.
+    thread::sleep(Duration::from_millis(300));
     let begin = Instant::now();
     // The first is to wait for answers; a signal that comes before it is noticed is the same.
     while child.try_wait().expect("it is our child").is_none() {

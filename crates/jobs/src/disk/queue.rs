@@ -189,7 +189,10 @@ impl JobStore for DiskQueue {
                         Err(error) => unread = Some(error),
                     }
                 }
-                Err(error) => unread = Some(error),
+                Err(error) => {
+                    tracing::warn!(%error, job = job.id.0, "what a job carries cannot be read");
+                    unread = Some(error);
+                }
             }
         }
         // The others are not to wait for one that cannot be read: it has this attempt behind it when its lease ends.

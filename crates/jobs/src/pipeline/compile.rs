@@ -218,8 +218,12 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// Bytes are decoded once, before anything that needs fields; lines of them may be decoded each.
+    /// Bytes are decoded once, before anything that needs fields; lines of them may be decoded each. A record that was joined
+    /// of several has none of their names: whoever drops it for another would drop jobs that the other does not have.
     fn check_order(&mut self, kind: &StageKind) -> Result<(), Bad> {
+        if matches!(kind.name, "dedupe" | "coalesce") && self.slots.iter().any(|slot| slot.kind == "batch") {
+            return Err(Bad::at("stage", "goes by single records: put it before `batch`"));
+        }
         self.decoded = match (kind.reads, self.decoded) {
             (Reads::Bytes | Reads::Text, Decoded::No) if kind.name == "lines" => Decoded::Lines,
             (Reads::Bytes | Reads::Text, Decoded::No) | (Reads::Text, Decoded::Lines) => Decoded::Yes,

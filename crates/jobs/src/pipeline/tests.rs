@@ -108,6 +108,10 @@ fn what_is_wrong_names_the_place() {
         ),
         (json!([{ "stage": "json" }, { "stage": "form" }]), "stage 2 (form), key stage: the record is decoded already"),
         (
+            json!([{ "stage": "json" }, { "stage": "batch", "max": 2, "within_ms": 9 }, { "stage": "dedupe", "key": "k", "within_s": 9 }]),
+            "stage 3 (dedupe), key stage: goes by single records: put it before `batch`",
+        ),
+        (
             json!([{ "stage": "json", "on_error": "explode" }]),
             "stage 1 (json), key on_error: takes retry, dead_letter, drop or pass",
         ),

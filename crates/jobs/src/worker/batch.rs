@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, Shared, WeakShared};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -94,7 +95,7 @@ pub(super) struct Gathering {
     until: Instant,
     full: Arc<Notify>,
     before: Option<oneshot::Receiver<()>>,
-    _ended: oneshot::Sender<()>,
+    ended: Option<oneshot::Sender<()>>,
 }
 
 /// A place in the group's batch that gathers; if there is none, `begin` says what becomes of a new one.
@@ -141,10 +142,11 @@ impl Table {
         begin: impl FnOnce(Gathering) -> BoxFuture<'static, Joined>,
     ) -> (u64, Going) {
         let (number, full) = (self.next_number(), Arc::new(Notify::new()));
-        let (_ended, ended) = oneshot::channel();
+        let (ending, ended) = oneshot::channel();
         let before = self.groups.remove(&group).map(|last| last.ended);
         let until = Instant::now() + within;
-        let gathering = Gathering { lane, group: group.clone(), number, until, full: full.clone(), before, _ended };
+        let gathering =
+            Gathering { lane, group: group.clone(), number, until, full: full.clone(), before, ended: Some(ending) };
         let going = begin(gathering).shared();
         let weak = going.downgrade().expect("it has not ended before it was begun");
         self.groups.insert(group, Last { number, going: weak, ended });
@@ -171,9 +173,10 @@ impl Gathering {
     pub(super) async fn members(&mut self) -> Vec<Member> {
         // Either way it gathers until its turn has come.
         let _ = timeout_at(self.until, self.full.notified()).await;
-        if let Some(before) = self.before.take() {
+        if let Some(before) = &mut self.before {
             // Nothing is ever sent.
             let _ = before.await;
+            self.before = None;
         }
         let open = self.lane.batches.table().gathering.remove(&self.number);
         let members = open.map_or_else(Vec::new, |open| open.members);
@@ -189,9 +192,24 @@ impl Gathering {
 
 impl Drop for Gathering {
     fn drop(&mut self) {
-        let mut table = self.lane.batches.table();
-        if table.groups.get(&self.group).is_some_and(|last| last.number == self.number) {
-            table.groups.remove(&self.group);
+        let (lane, group, number) = (self.lane.clone(), self.group.clone(), self.number);
+        let forget = move || {
+            let mut table = lane.batches.table();
+            if table.groups.get(&group).is_some_and(|last| last.number == number) {
+                table.groups.remove(&group);
+            }
+        };
+        match (self.before.take(), Handle::try_current()) {
+            // All of its members have gone while the one before it went on: whoever is next waits for that one.
+            (Some(before), Ok(runtime)) => {
+                let ended = self.ended.take();
+                runtime.spawn(async move {
+                    let _ = before.await;
+                    forget();
+                    drop(ended);
+                });
+            }
+            _ => forget(),
         }
     }
 }

@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// What the server heard.
@@ -78,6 +78,8 @@ impl Target {
         tokio::spawn(async move {
             let mut open = Vec::new();
             while let Ok((mut socket, _)) = listener.accept().await {
+                // An answer before its question is none.
+                assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
                 socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nand").await.unwrap();
                 open.push(socket);
             }

@@ -66,13 +66,13 @@ pub async fn run(args: RecordArgs) -> anyhow::Result<()> {
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };
-    session.end(ended)?;
+    let ended = session.end(ended);
     if let Source::Firehose(hose) = &source
         && let Some(cursor) = hose.cursor()
     {
         eprintln!("to go on from here: --since {cursor}");
     }
-    Ok(())
+    ended
 }
 
 /// Where the messages come from.

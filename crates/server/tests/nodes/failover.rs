@@ -40,6 +40,15 @@ fn state(node: &Server, id: u64) -> Value {
     ask(node, "GET", &format!("/jobs/{id}"), &Value::Null).json()["state"].clone()
 }
 
+/// Whoever works until then is done when this is dropped, however the test ends.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn jobs_that_the_replica_had_are_finished_and_others_are_put_again() {
     let mut group = group();
@@ -57,6 +66,7 @@ fn jobs_that_the_replica_had_are_finished_and_others_are_put_again() {
     // Somebody goes on putting all the while, each again until it is answered for.
     let (over, acknowledged, refusals) = (AtomicBool::new(false), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
+        let ending = Ending(&over);
         scope.spawn(|| {
             for n in 200.. {
                 let job = json!({"idempotency_key": n.to_string(), "key": n.to_string(), "data": comment(n)["data"]});
@@ -64,6 +74,7 @@ fn jobs_that_the_replica_had_are_finished_and_others_are_put_again() {
                     let answer = put(node, vec![job.clone()]);
                     if answer.status == 202 {
                         acknowledged.lock().expect("nobody panics").push((n, ids(&answer)[0]));
+                        thread::sleep(Duration::from_millis(5));
                         break;
                     }
                     refusals.lock().expect("nobody panics").push(answer);
@@ -81,7 +92,7 @@ fn jobs_that_the_replica_had_are_finished_and_others_are_put_again() {
         let before = taken();
         group.await_primary_after(killed);
         eventually("puts are taken again", || taken() > before + 10);
-        over.store(true, Ordering::Relaxed);
+        drop(ending);
     });
     let refusals = refusals.into_inner().expect("nobody panicked");
     let wrong = refusals.iter().find(|refused| refused.status != 503 || refused.header("retry-after").is_none());
@@ -99,8 +110,8 @@ fn jobs_that_the_replica_had_are_finished_and_others_are_put_again() {
     assert_eq!(numbers.len(), safe.len() + acknowledged.len(), "no number was given twice");
     // Of the last moments, what the replica did not have is gone. Whoever puts it again under its name makes up for that.
     let again = |n: usize| json!({"idempotency_key": n.to_string(), "data": comment(n)["data"]});
-    let all = put(node, acknowledged.iter().map(|(n, _)| again(*n)).collect());
-    let put_again: Vec<u64> = ids(&all);
+    let again: Vec<Value> = acknowledged.iter().map(|(n, _)| again(*n)).collect();
+    let put_again: Vec<u64> = again.chunks(500).flat_map(|jobs| ids(&put(node, jobs.to_vec()))).collect();
     eventually("all are finished", || put_again.iter().all(|id| state(node, *id) == "finished"));
     let lost = acknowledged.iter().zip(&put_again).filter(|((_, first), now)| first != *now).count();
     eprintln!("{lost} of {} had not reached the replica", acknowledged.len());

@@ -145,7 +145,7 @@ fn what_redis_would_not_keep_is_refused_and_can_be_had_in_memory() {
     let nodes = Nodes::start(&redis.url(), 1, &config(""));
     let refused = say(nodes.node(0), 1);
     assert!(refused.status == 503 && refused.header("retry-after").is_some(), "{refused:?}");
-    assert!(nodes.node(0).log().contains("appendonly yes, appendfsync always"));
+    eventually("somebody is told", || nodes.node(0).log().contains("appendonly yes, appendfsync always"));
     // Once it does, a repeat adds what is missing, and is delivered no second time.
     redis.config("appendonly", "yes");
     redis.config("appendfsync", "always");

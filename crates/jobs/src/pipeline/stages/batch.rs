@@ -40,7 +40,8 @@ pub(crate) const KINDS: &[StageKind] = &[StageKind {
               in which their jobs were put. What it carries besides is the first one's; but its `key` is what `by` says, so \
               that a later `route` can name it. Jobs of one ordering key are worked on one at a time, and those of a \
               batch take up places among the queue's `concurrency`: a batch has one job of a key at most, and as many \
-              jobs as there are places. All but the first count as `joined`.",
+              jobs as there are places. All but the first count as `joined`. `dedupe` and `coalesce` go by single records, and \
+              stand before it.",
     keys: &[
         required("max", "number", "How many at most; 1000 is the most."),
         required("within_ms", "number", "How long the first one waits for others, in milliseconds; an hour at most."),
