@@ -392,13 +392,15 @@ impl Open {
     async fn drain(&mut self) {
         // First: what pipelines publish is confirmed by loops that still run.
         self.ingest.stop(LAST_JOBS).await;
-        let Node { config, data, memory, hub, loops, threads, .. } = &self.node;
+        let Node { config, data, firehoses, memory, hub, loops, threads, .. } = &self.node;
         hub.part();
         drain(loops, threads, hub, config.drain_s).await;
         // What the loops said last may still be on its way through hyper.
         let _ = tokio::time::timeout(LAST_ANSWERS, self.served.recv()).await;
         if let (Some(data), Some(memory)) = (data, memory) {
-            data.put_history(&memory.save().await);
+            let mut history = memory.save().await;
+            history.forget_keys(|key, word| firehoses.lacks(key, word));
+            data.put_history(&history);
         }
     }
 }

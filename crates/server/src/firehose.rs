@@ -41,6 +41,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use fanfare_hub::ChannelKey;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -167,6 +168,12 @@ impl Firehoses {
     /// All that there are.
     pub fn all(&self) -> Vec<Arc<Hose>> {
         self.0.now.load().values().cloned().collect()
+    }
+
+    /// Whether an app's log may lack what was published under this idempotency key; once its broker has closed. Logs do not
+    /// remember that, so the next server must take a repeat for a publication.
+    pub fn lacks(&self, key: &ChannelKey, word: &str) -> bool {
+        self.known().get(key.app()).is_some_and(|hose| hose.lacks(key, word))
     }
 
     /// Sends everybody away: the server stops.

@@ -58,6 +58,11 @@ impl Snapshot {
         self.streams.iter().map(|(_, stream)| stream.entries.len()).sum()
     }
 
+    /// Forgets the idempotency keys of which this is true: what is posted under them again is published again.
+    pub fn forget_keys(&mut self, mut is_lost: impl FnMut(&ChannelKey, &str) -> bool) {
+        self.keys.retain(|((key, word), _)| !is_lost(key, word));
+    }
+
     /// Writes it; `now_ms` since the Unix epoch.
     pub fn write(&self, out: impl Write, now_ms: u64) -> io::Result<()> {
         let mut out = Writer { out, hash: FNV_BASIS, clock: Clock::at(now_ms) };

@@ -176,7 +176,7 @@ impl Hose {
         key: &ChannelKey,
         posts: Vec<(Publication, Post)>,
     ) -> Result<Vec<Published>, BrokerError> {
-        let turn = self.turns[self.hasher.hash_one(key) as usize % TURNS].lock().await;
+        let turn = self.turn(key).lock().await;
         let (mut published, mut fresh, mut repeats) = (Vec::with_capacity(posts.len()), Vec::new(), Vec::new());
         // A shared log knows by itself what it has.
         let is_shared = self.log.shared().is_some();
@@ -231,6 +231,16 @@ impl Hose {
         outcome.map(|()| published)
     }
 
+    /// Whether the log may lack what was published under this key; once the broker has closed.
+    pub fn lacks(&self, key: &ChannelKey, word: &str) -> bool {
+        // Whoever has the turn may be on the way from the broker to the log.
+        self.turn(key).try_lock().is_err() || !matches!(self.owed.had(&full_word(key, word)), Had::Written)
+    }
+
+    fn turn(&self, key: &ChannelKey) -> &tokio::sync::Mutex<()> {
+        &self.turns[self.hasher.hash_one(key) as usize % TURNS]
+    }
+
     /// The turn ends when the entries have their place, which is before they are written.
     async fn append(&self, fresh: Vec<Fresh>, turn: MutexGuard<'_, ()>) -> Result<u64, LogError> {
         if fresh.is_empty() {
@@ -263,5 +273,10 @@ impl Hose {
 /// What a publication is known by, among those of all channels.
 fn name(key: &ChannelKey, idempotency: &Idempotency) -> Name {
     let known_ms = u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX);
-    Name { text: format!("{}/{}", key.name(), idempotency.key).into(), known_ms }
+    Name { text: full_word(key, &idempotency.key).into(), known_ms }
+}
+
+/// A publisher's word among those of all channels.
+fn full_word(key: &ChannelKey, word: &str) -> String {
+    format!("{}/{word}", key.name())
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Server, eventually};
-use crate::{Tap, config, publish, text, texts};
+use crate::support::{KEY, SECRET, Server, eventually};
+use crate::{Tap, config, config_in, folder, publish, text, texts};
 
 #[test]
 fn a_rate_is_kept_and_nothing_is_dropped() {
@@ -64,4 +64,43 @@ fn what_cannot_be_kept_is_not_acknowledged() {
     assert!(refused.body.contains("published, but not recorded"), "{refused:?}");
     eventually("somebody is told", || server.log().contains("the firehose cannot be written"));
     eventually("the node is not ready", || server.admin_get("/readyz").body == "a firehose cannot be written\n");
+}
+
+/// Publishes it under its own name; whether that was taken.
+fn is_taken(server: &Server, text: &str) -> bool {
+    let bearer = format!("Bearer {SECRET}");
+    let headers = [("Authorization", bearer.as_str()), ("Idempotency-Key", text)];
+    let answer = server.request("POST", &format!("/pub/{KEY}/room"), &headers, text);
+    assert!(matches!(answer.status, 200..300 | 503), "{text}: {answer:?}");
+    answer.status != 503
+}
+
+/// As the operator is told to do after a disk that failed.
+#[test]
+fn what_was_not_recorded_before_a_restart_is_recorded_when_it_is_repeated_after_it() {
+    let folder = folder();
+    let forgets = "[[apps.history]]\nchannels = \"filler\"\nenabled = false\n";
+    let config = config_in(folder.path(), "", "") + forgets;
+    let mut first = Server::start_with_files_to_fill(&config);
+    // What the firehose has of this is more than a file may be, and what the histories have is less.
+    let much: String = (0..8000).map(|n: u64| char::from(b'a' + (n * n * n / 7 % 26) as u8)).collect();
+    (0..10).for_each(|_| first.publish("filler", "said", &much));
+    let cursor = Tap::open(&first, "").cursor();
+    assert!(is_taken(&first, "kept"));
+    first.fill_files_beyond(4096);
+    assert!(!is_taken(&first, "lost"));
+    first.signal("TERM");
+    assert!(first.wait().success());
+    assert!(first.log().contains("histories written"));
+
+    let second = Server::start(&config);
+    for text in ["kept", "lost", "lost", "last"] {
+        assert!(is_taken(&second, text));
+    }
+    let mut tap = Tap::open(&second, &format!("since={cursor}"));
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|last| last != "last") {
+        heard.extend(tap.data(1));
+    }
+    assert_eq!(heard, ["kept", "lost", "last"]);
 }

@@ -67,7 +67,13 @@ impl Server {
 
     /// From now on no file can be written, as on a disk that fails.
     pub fn fill_files(&self) {
-        let limited = Command::new("prlimit").args(["--pid", &self.pid().to_string(), "--fsize=0"]).status();
+        self.fill_files_beyond(0);
+    }
+
+    /// From now on no file can be written behind its first so many bytes.
+    pub fn fill_files_beyond(&self, bytes: u64) {
+        let limit = format!("--fsize={bytes}");
+        let limited = Command::new("prlimit").args(["--pid", &self.pid().to_string(), &limit]).status();
         assert!(limited.expect("prlimit runs").success());
     }
 
