@@ -137,8 +137,8 @@ pub trait Log: Send + Sync {
     /// The last entry that a reader has done with; `None` if it has never said.
     async fn mark(&self, reader: &str) -> Result<Option<u64>, LogError>;
 
-    /// The reader has done with everything up to this number. Answers its mark, when that is as safe as entries are.
-    async fn set_mark(&self, reader: &str, number: u64) -> Result<u64, LogError>;
+    /// The reader has done with everything up to this number of this epoch. Answers its mark, when that is as safe as entries are.
+    async fn set_mark(&self, reader: &str, epoch: u64, number: u64) -> Result<u64, LogError>;
 
     /// Forgets what is too old.
     async fn trim(&self, now_ms: u64) -> Result<(), LogError>;

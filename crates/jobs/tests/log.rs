@@ -33,7 +33,7 @@ async fn a_log_on_disk_goes_on_where_it_was() {
         append(&*log, last + 1..=last + 130).await;
         append(&*other, 1..=1).await;
         last += 130;
-        log.set_mark("reader", last).await.expect("it is marked");
+        log.set_mark("reader", before.epoch, last).await.expect("it is marked");
         let ends = log.ends().await.expect("it has ends");
         assert!(ends.bytes <= 4000 && ends.next == last + 1, "{ends:?}");
         let read = numbers(&*log, 1, usize::MAX).await;
@@ -41,7 +41,7 @@ async fn a_log_on_disk_goes_on_where_it_was() {
         epochs.push(ends.epoch);
         drop(disk);
         // Who still holds it is told that it is closed.
-        assert!(log.read(Tip::from(ends), 1).await.is_err() && log.set_mark("reader", 1).await.is_err());
+        assert!(log.read(Tip::from(ends), 1).await.is_err() && log.set_mark("reader", ends.epoch, 1).await.is_err());
     }
     epochs.dedup();
     assert_eq!(epochs.len(), 1);

@@ -388,7 +388,10 @@ impl Log for DiskLog {
         Ok(self.table.held().marks.get(reader))
     }
 
-    async fn set_mark(&self, reader: &str, number: u64) -> Result<u64, LogError> {
+    async fn set_mark(&self, reader: &str, epoch: u64, number: u64) -> Result<u64, LogError> {
+        if epoch != self.table.epoch {
+            return Err(LogError::Anew);
+        }
         let (mark, forgotten) = {
             let mut held = self.table.held();
             let first = held.window.first();

@@ -85,7 +85,10 @@ impl Log for MemoryLog {
         Ok(self.held().marks.get(reader))
     }
 
-    async fn set_mark(&self, reader: &str, number: u64) -> Result<u64, LogError> {
+    async fn set_mark(&self, reader: &str, epoch: u64, number: u64) -> Result<u64, LogError> {
+        if epoch != self.epoch {
+            return Err(LogError::Anew);
+        }
         let mut held = self.held();
         let first = held.window.first();
         Ok(held.marks.set(reader, number, first)?.0)

@@ -43,8 +43,11 @@ pub async fn keeps_its_contract(log: Arc<dyn Log>) {
     assert_eq!(log.read(Tip { epoch: epoch ^ 1, next: 1 }, 1000).await, Err(LogError::Anew));
 
     assert_eq!(log.mark("a").await, Ok(None));
-    assert_eq!(log.set_mark("a", 4).await, Ok(4));
-    assert_eq!(log.set_mark("a", 2).await, Ok(4));
+    assert_eq!(log.set_mark("a", epoch ^ 1, 4).await, Err(LogError::Anew));
+    assert_eq!(log.mark("a").await, Ok(None));
+    assert_eq!(log.set_mark("a", epoch, 4).await, Ok(4));
+    assert_eq!(log.set_mark("a", epoch, 2).await, Ok(4));
+    assert_eq!(log.set_mark("a", epoch ^ 1, 9).await, Err(LogError::Anew));
     assert_eq!((log.mark("a").await, log.mark("b").await), (Ok(Some(4)), Ok(None)));
 
     log.set_keep(Keep { bytes: 4000, ..KEEP });

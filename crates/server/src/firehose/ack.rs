@@ -1,5 +1,6 @@
 //! `POST /firehose/{app_key}/ack`: a consumer has done with everything up to a cursor.
 
+use fanfare_jobs::LogError;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::body::Incoming;
@@ -42,7 +43,10 @@ pub async fn answer(hose: &Hose, bearer: &Bearer, body: Incoming) -> Result<Resp
     if cursor.epoch != ends.epoch || cursor.number >= ends.next {
         return Err(Refused::Strange);
     }
-    let mark = hose.log.set_mark(&name, cursor.number).await?;
+    let mark = match hose.log.set_mark(&name, cursor.epoch, cursor.number).await {
+        Err(LogError::Anew) => return Err(Refused::Strange),
+        marked => marked?,
+    };
     hose.seats.marked(&name, mark);
     let text = format!("{{\"cursor\":\"{}\"}}\n", Cursor { epoch: ends.epoch, number: mark });
     let mut response = Response::new(Body::from(Full::from(text)));

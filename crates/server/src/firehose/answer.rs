@@ -120,7 +120,7 @@ async fn start(hose: &Hose, consumer: Option<&str>, since: &Since) -> Result<Sta
         return Ok(begin(&ends, &Since::Cursor(Cursor { epoch: ends.epoch, number })));
     }
     let start = begin(&ends, since);
-    hose.log.set_mark(consumer, start.next - 1).await?;
+    hose.log.set_mark(consumer, start.epoch, start.next - 1).await?;
     Ok(start)
 }
 

@@ -264,7 +264,7 @@ impl Reader {
         if let Some(seat) = self.seat.as_ref().filter(|_| self.unacked.is_empty())
             && seat.told.borrow().mark < here
         {
-            let mark = self.hose.log.set_mark(&seat.name, here).await?;
+            let mark = self.hose.log.set_mark(&seat.name, self.epoch, here).await?;
             self.hose.seats.marked(&seat.name, mark);
         }
         match self.shown < here {

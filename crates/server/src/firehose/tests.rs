@@ -98,7 +98,7 @@ impl Log for Tried {
         unreachable!("nobody reads")
     }
 
-    async fn set_mark(&self, _: &str, _: u64) -> Result<u64, LogError> {
+    async fn set_mark(&self, _: &str, _: u64, _: u64) -> Result<u64, LogError> {
         unreachable!("nobody reads")
     }
 

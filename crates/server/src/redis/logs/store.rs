@@ -276,12 +276,13 @@ impl Log for RedisLog {
         Ok(standing.map(|standing| standing.mark))
     }
 
-    async fn set_mark(&self, reader: &str, mark: u64) -> Result<u64, LogError> {
+    async fn set_mark(&self, reader: &str, epoch: u64, mark: u64) -> Result<u64, LogError> {
         self.is_assured().await?;
-        let args = vec![reader.into(), number(mark), number(READERS_MAX as u64)];
+        let args = vec![reader.into(), epoch.to_string().into(), number(mark), number(READERS_MAX as u64)];
         let marked = self.change("mark", args, 0).await?;
         self.is_assured().await?;
         match marked {
+            Value::Nil => Err(LogError::Anew),
             Value::Int(mark) => u64::try_from(mark).map_err(|_| LogError::TooManyReaders),
             _ => Err(misread()),
         }

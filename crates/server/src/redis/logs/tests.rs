@@ -98,7 +98,7 @@ async fn is_one_log(here: Arc<dyn Log>, there: Arc<dyn Log>) {
 
     let [here, there] = [&here, &there].map(|log| (log, log.shared().expect("it is shared")));
     let mut moves = there.1.moves();
-    assert_eq!((here.0.set_mark("a", 4).await, there.0.mark("a").await), (Ok(4), Ok(Some(4))));
+    assert_eq!((here.0.set_mark("a", epoch, 4).await, there.0.mark("a").await), (Ok(4), Ok(Some(4))));
     here.1.take_seat("a", 7).await.expect("it is taken");
     timeout(PATIENCE, moves.changed()).await.expect("it is told").expect("it lives");
     let standings = there.1.standings(&["a".into(), "b".into()]).await;
@@ -141,7 +141,7 @@ async fn what_a_safe_server_kept_goes_on_after_it_was_killed() {
     let log = node.log("1", Durability::Disk, KEEP);
     append_one(&*log, 1).await;
     let epoch = log.ends().await.expect("it has ends").epoch;
-    log.set_mark("a", 1).await.expect("it is marked");
+    log.set_mark("a", epoch, 1).await.expect("it is marked");
     server.kill();
     eventually("it is away", async || log.ends().await.is_err()).await;
     server.restart();
@@ -181,4 +181,6 @@ async fn numbers_that_a_server_may_have_given_are_not_given_again() {
     server.restart_empty();
     eventually("it is there again", async || there.ends().await.is_ok()).await;
     assert_eq!(there.read(lost, 1000).await, Err(LogError::Anew), "it is another log");
+    assert_eq!(there.set_mark("a", epoch, 1).await, Err(LogError::Anew), "a mark in it is another entry's");
+    assert_eq!(there.mark("a").await, Ok(None));
 }

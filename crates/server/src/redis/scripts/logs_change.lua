@@ -6,21 +6,21 @@ function changes.begin()
   if not read_log() then write_log(new_log(ARGV[4])) end
 end
 
--- ARGV: 4 a reader, 5 the last number that it has done with, 6 how many readers may have a mark. Answers its mark; below zero if there
--- are too many.
+-- ARGV: 4 a reader, 5 the epoch, 6 the last number of it that it has done with, 7 how many readers may have a mark. Answers its mark;
+-- below zero if there are too many; nothing if the log is of another epoch, where the number would be another entry's.
 function changes.mark()
-  local reader, number = ARGV[4], tonumber(ARGV[5])
+  local log, reader, number = read_log(), ARGV[4], tonumber(ARGV[6])
+  if not log or log.epoch ~= ARGV[5] then return false end
   local before = tonumber(redis.call('HGET', MARKS, reader) or '-1')
   if before >= number then return before end
-  if before < 0 and redis.call('HLEN', MARKS) >= tonumber(ARGV[6]) then
+  if before < 0 and redis.call('HLEN', MARKS) >= tonumber(ARGV[7]) then
     local last, lowest
     local all = redis.call('HGETALL', MARKS)
     for i = 1, #all, 2 do
       local mark = tonumber(all[i + 1])
       if not lowest or mark < lowest then last, lowest = all[i], mark end
     end
-    local log = read_log()
-    if not log or lowest + 1 >= first_number(log) then return -1 end
+    if lowest + 1 >= first_number(log) then return -1 end
     redis.call('HDEL', MARKS, last)
     redis.call('HDEL', SEATS, last)
   end
