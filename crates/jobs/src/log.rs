@@ -160,15 +160,18 @@ pub trait Log: Send + Sync {
 pub struct Standing {
     /// The last entry that it has done with.
     pub mark: u64,
-    /// Who reads now; 0: nobody has said.
+    /// The number of who reads now; 0: nobody has said.
     pub seat: u64,
 }
 
 /// A log that other processes have too, and read and append to.
 #[async_trait]
 pub trait SharedLog: Send + Sync {
-    /// From now on, this is who reads for a reader that has a mark, and nobody else.
-    async fn take_seat(&self, reader: &str, seat: u64) -> Result<(), LogError>;
+    /// From now on, somebody else reads for a reader that has a mark. Answers their number, which is above all before.
+    async fn take_seat(&self, reader: &str) -> Result<u64, LogError>;
+
+    /// Who has this number reads, unless somebody has come since; where that they came was lost.
+    async fn keep_seat(&self, reader: &str, seat: u64) -> Result<(), LogError>;
 
     /// Where these readers stand; `None` of those that are not known.
     async fn standings(&self, readers: &[Box<str>]) -> Result<Vec<Option<Standing>>, LogError>;

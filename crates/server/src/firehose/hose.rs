@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use fanfare_hub::{Broker, BrokerError, ChannelKey, Idempotency, Post, Publication, Published};
-use fanfare_jobs::log::{Ends, Fresh, Name};
+use fanfare_jobs::log::{Ends, Fresh, Name, SharedLog};
 use fanfare_jobs::{Log, LogError};
 use tokio::sync::MutexGuard;
 
@@ -157,16 +157,24 @@ impl Hose {
         let Some(shared) = self.log.shared() else { return };
         let mut moves = shared.moves();
         while moves.changed().await.is_ok() {
-            let sitters = self.seats.sitters();
-            if sitters.is_empty() {
-                continue;
-            }
-            let names: Vec<_> = sitters.iter().map(|(name, _)| name.clone()).collect();
-            match shared.standings(&names).await {
-                Ok(standings) => self.seats.heard(&sitters, &standings),
-                Err(error) => tracing::debug!(app = &*self.app, %error, "consumers are not looked after"),
+            if let Err(error) = self.look_after(shared).await {
+                tracing::debug!(app = &*self.app, %error, "consumers are not looked after");
             }
         }
+    }
+
+    async fn look_after(&self, shared: &dyn SharedLog) -> Result<(), LogError> {
+        let sitters = self.seats.sitters();
+        if sitters.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = sitters.iter().map(|(name, _)| name.clone()).collect();
+        let standings = shared.standings(&names).await?;
+        // A server that took over may not know who came last.
+        for (name, seat) in self.seats.heard(&sitters, &standings) {
+            shared.keep_seat(&name, seat).await?;
+        }
+        Ok(())
     }
 
     /// Publishes one after the other, and appends what was published. Must run to its end: who asked may go away.

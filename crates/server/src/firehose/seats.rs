@@ -19,8 +19,8 @@ pub struct Seats(Mutex<HashMap<Box<str>, Chair>>);
 #[derive(Debug)]
 struct Chair {
     number: u64,
-    /// Whether the log knows of it.
-    is_known: bool,
+    /// The number that a log that nodes share has given; 0: none yet.
+    seat: u64,
     told: watch::Sender<Told>,
 }
 
@@ -47,10 +47,9 @@ pub struct Seat {
 impl Seats {
     /// Takes a consumer's seat, from whoever has it.
     pub fn take(self: &Arc<Self>, name: &str, mark: u64) -> Seat {
-        // Other nodes give numbers, too.
         let number = RandomState::new().hash_one(name).max(1);
         let (sender, told) = watch::channel(Told { mark, is_over: false });
-        if let Some(before) = self.taken().insert(name.into(), Chair { number, is_known: false, told: sender }) {
+        if let Some(before) = self.taken().insert(name.into(), Chair { number, seat: 0, told: sender }) {
             before.told.send_modify(|told| told.is_over = true);
         }
         Seat { seats: self.clone(), number, name: name.into(), told }
@@ -68,28 +67,33 @@ impl Seats {
         self.taken().iter().take(max).map(|(name, chair)| (name.clone(), chair.told.borrow().mark)).collect()
     }
 
-    /// Who is there, as far as the log knows.
+    /// Who is there as far as the log knows, and the number that it gave each.
     pub fn sitters(&self) -> Vec<(Box<str>, u64)> {
         let taken = self.taken();
-        let known = taken.iter().filter(|(_, chair)| chair.is_known);
-        known.map(|(name, chair)| (name.clone(), chair.number)).collect()
+        let known = taken.iter().filter(|(_, chair)| chair.seat > 0);
+        known.map(|(name, chair)| (name.clone(), chair.seat)).collect()
     }
 
-    /// What the log said of those who were there.
-    pub fn heard(&self, sitters: &[(Box<str>, u64)], standings: &[Option<Standing>]) {
+    /// What the log said of those who were there. Answers which of them it does not know any more, though nobody has come since.
+    pub fn heard(&self, sitters: &[(Box<str>, u64)], standings: &[Option<Standing>]) -> Vec<(Box<str>, u64)> {
         let taken = self.taken();
-        for ((name, number), standing) in sitters.iter().zip(standings) {
+        let mut lost = Vec::new();
+        for ((name, seat), standing) in sitters.iter().zip(standings) {
             let (Some(chair), Some(standing)) = (taken.get(name), standing) else { continue };
-            if chair.number == *number {
-                let mark = standing.mark;
-                let is_over = standing.seat != *number;
-                chair.told.send_if_modified(|told| {
-                    let before = (told.mark, told.is_over);
-                    (told.mark, told.is_over) = (told.mark.max(mark), told.is_over || is_over);
-                    before != (told.mark, told.is_over)
-                });
+            if chair.seat != *seat {
+                continue;
             }
+            if standing.seat < *seat {
+                lost.push((name.clone(), *seat));
+            }
+            let (mark, is_over) = (standing.mark, standing.seat > *seat);
+            chair.told.send_if_modified(|told| {
+                let before = (told.mark, told.is_over);
+                (told.mark, told.is_over) = (told.mark.max(mark), told.is_over || is_over);
+                before != (told.mark, told.is_over)
+            });
         }
+        lost
     }
 
     fn taken(&self) -> MutexGuard<'_, HashMap<Box<str>, Chair>> {
@@ -100,10 +104,11 @@ impl Seats {
 impl Seat {
     /// Takes it from whoever has it on another node, if there are others.
     pub async fn tell(&self, log: &dyn Log) -> Result<(), LogError> {
-        let Some(shared) = log.shared() else { return Ok(()) };
-        shared.take_seat(&self.name, self.number).await?;
+        // Whoever has taken over here tells it, too, and must not lose the seat to this one.
+        let Some(shared) = log.shared().filter(|_| !self.told.borrow().is_over) else { return Ok(()) };
+        let seat = shared.take_seat(&self.name).await?;
         if let Some(chair) = self.seats.taken().get_mut(&self.name).filter(|chair| chair.number == self.number) {
-            chair.is_known = true;
+            chair.seat = seat;
         }
         Ok(())
     }
@@ -142,15 +147,19 @@ mod tests {
         let seats = Arc::new(Seats::default());
         let seat = seats.take("a", 3);
         assert_eq!(seats.sitters(), [], "the log does not know it yet");
-        let sitters = [("a".into(), seat.number)];
-        let standing = |seat| [Some(Standing { mark: 7, seat })];
-        seats.heard(&sitters, &standing(seat.number));
+        seats.taken().get_mut("a").expect("it is there").seat = 5;
+        let sitters = seats.sitters();
+        assert_eq!(sitters, [("a".into(), 5)]);
+        let heard = |seat| seats.heard(&sitters, &[Some(Standing { mark: 7, seat })]);
+        assert_eq!(heard(5), []);
         assert!(seat.told.borrow().mark == 7 && !seat.told.borrow().is_over);
-        seats.heard(&[("a".into(), seat.number ^ 1)], &standing(1));
+        assert_eq!(seats.heard(&[("a".into(), 4)], &[Some(Standing { mark: 7, seat: 6 })]), []);
         assert!(!seat.told.borrow().is_over, "it was about an earlier one");
-        seats.heard(&sitters, &[None]);
+        assert_eq!(seats.heard(&sitters, &[None]), []);
         assert!(!seat.told.borrow().is_over, "nobody knows of it");
-        seats.heard(&sitters, &standing(seat.number ^ 1));
+        assert_eq!([heard(4), heard(0)].concat(), [sitters.clone(), sitters.clone()].concat());
+        assert!(!seat.told.borrow().is_over, "nobody has come since");
+        assert_eq!(heard(6), []);
         assert!(seat.told.borrow().is_over);
     }
 }

@@ -101,6 +101,25 @@ fn a_consumer_goes_on_at_another_node_behind_what_it_acknowledged() {
     assert_eq!((tap.heard(), newer.data(1)), (None, vec!["3".to_owned()]));
 }
 
+/// As a replica may that takes over: nobody else has come, and nobody is sent away.
+#[test]
+fn a_consumer_keeps_its_seat_where_redis_forgets_that_it_came() {
+    let redis = Redis::with(&SAFE);
+    let nodes = Nodes::start(&redis.url(), 2, &config(""));
+    let mut tap = Tap::open(nodes.node(0), "consumer=shop");
+    let seats = redis.ask(&["KEYS", "*:seats"]).array()[0].text();
+    let seat = || redis.ask(&["HGET", &seats, "all/shop"]).text();
+    let taken = seat();
+    for forgotten in [["HSET", &seats, "all/shop", "1"].as_slice(), &["DEL", &seats]] {
+        redis.ask(forgotten);
+        eventually("it is there again", || seat() == taken);
+    }
+    nodes.node(1).publish("room", "said", "one");
+    assert_eq!(tap.data(1), ["one"]);
+    Tap::open(nodes.node(1), "consumer=shop");
+    assert_eq!(tap.next()["reason"], "another connection has taken over");
+}
+
 #[test]
 fn what_was_published_while_redis_went_away_and_came_back_is_there_once() {
     let mut redis = Redis::with(&SAFE);

@@ -309,8 +309,15 @@ impl Log for RedisLog {
 
 #[async_trait]
 impl SharedLog for RedisLog {
-    async fn take_seat(&self, reader: &str, seat: u64) -> Result<(), LogError> {
-        self.change("seat", vec![reader.into(), seat.to_string().into()], 0).await?;
+    async fn take_seat(&self, reader: &str) -> Result<u64, LogError> {
+        match self.change("seat", vec![reader.into(), Vec::new()], 0).await? {
+            Value::Int(seat) => u64::try_from(seat).map_err(|_| misread()),
+            _ => Err(misread()),
+        }
+    }
+
+    async fn keep_seat(&self, reader: &str, seat: u64) -> Result<(), LogError> {
+        self.change("seat", vec![reader.into(), number(seat)], 0).await?;
         Ok(())
     }
 

@@ -99,10 +99,18 @@ async fn is_one_log(here: Arc<dyn Log>, there: Arc<dyn Log>) {
     let [here, there] = [&here, &there].map(|log| (log, log.shared().expect("it is shared")));
     let mut moves = there.1.moves();
     assert_eq!((here.0.set_mark("a", epoch, 4).await, there.0.mark("a").await), (Ok(4), Ok(Some(4))));
-    here.1.take_seat("a", 7).await.expect("it is taken");
+    let first = here.1.take_seat("a").await.expect("it is taken");
     timeout(PATIENCE, moves.changed()).await.expect("it is told").expect("it lives");
-    let standings = there.1.standings(&["a".into(), "b".into()]).await;
-    assert_eq!(standings, Ok(vec![Some(Standing { mark: 4, seat: 7 }), None]));
+    let standings = async || there.1.standings(&["a".into(), "b".into()]).await;
+    assert_eq!(standings().await, Ok(vec![Some(Standing { mark: 4, seat: first }), None]));
+    let second = there.1.take_seat("a").await.expect("it is taken");
+    assert!(second > first, "{second} after {first}");
+    // One that it has not heard of is kept; one that came before is not.
+    for (kept, seat) in [(first, second), (second + 9, second + 9), (second, second + 9)] {
+        here.1.keep_seat("a", kept).await.expect("it is heard");
+        assert_eq!(standings().await, Ok(vec![Some(Standing { mark: 4, seat }), None]));
+    }
+    assert!(here.1.take_seat("a").await.is_ok_and(|third| third > second + 9));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

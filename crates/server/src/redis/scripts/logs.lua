@@ -5,7 +5,7 @@
 --   chunks   list: of each other chunk the first and the last number, when its newest entry came, and its bytes, packed
 --   entries  stream: NUMBER-0, with time and data
 --   marks    hash: a reader -> the last number that it has done with
---   seats    hash: a reader -> who reads
+--   seats    hash: a reader -> the number of who reads
 --   names    what the keys of names begin with: each is there for as long as its name is known
 --   news     channel on which is told how far the log has come, and that a mark or a seat was changed
 -- Entries are counted in chunks, and forgotten by the chunk.

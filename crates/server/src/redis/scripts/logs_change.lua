@@ -29,10 +29,15 @@ function changes.mark()
   return number
 end
 
--- ARGV: 4 a reader, 5 who reads from now on.
+-- ARGV: 4 a reader, 5 the number of who reads ('': somebody new). Answers the number of who reads from now on, which never falls. Those
+-- of a server that lost the last ones are above them all the same, by its clock.
 function changes.seat()
-  redis.call('HSET', SEATS, ARGV[4], ARGV[5])
+  local last = tonumber(redis.call('HGET', SEATS, ARGV[4]) or '0')
+  local seat = tonumber(ARGV[5]) or math.max(time[1] * 1000000 + time[2], last + 1)
+  if seat <= last then return last end
+  redis.call('HSET', SEATS, ARGV[4], text(seat))
   redis.call('SPUBLISH', NEWS, 'moved')
+  return seat
 end
 
 -- ARGV: 4 for how many ms entries are kept, 5 and how many bytes of them.
