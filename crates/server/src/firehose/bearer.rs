@@ -10,6 +10,10 @@ use super::filter::Filter;
 use super::pace::Pace;
 use crate::config::FirehoseToken;
 
+/// Connections that share a consumer's place: one that reads, one that takes over, and one that has not quite gone yet. Beyond,
+/// newer ones have to come again: each costs us a filter before it is known to take over.
+const SHARERS_MAX: usize = 3;
+
 /// A token, for as long as the configuration says the same of it.
 #[derive(Debug)]
 pub struct Bearer {
@@ -46,8 +50,13 @@ impl Bearer {
     /// the connection that it takes over from.
     pub fn connect(self: &Arc<Self>, consumer: Option<&str>) -> Option<Arc<Connection>> {
         let mut seated = self.seated();
-        if let Some(place) = consumer.and_then(|consumer| seated.get(consumer)?.upgrade()) {
-            return Some(place);
+        if let Some(place) = consumer.and_then(|consumer| seated.get(consumer)) {
+            if place.strong_count() >= SHARERS_MAX {
+                return None;
+            }
+            if let Some(place) = place.upgrade() {
+                return Some(place);
+            }
         }
         let room = |now| (now < self.token.connections_max).then_some(now + 1);
         self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok()?;
@@ -84,5 +93,33 @@ impl Drop for Connection {
         if seated.get(consumer).is_some_and(|place| place.strong_count() == 0) {
             seated.remove(consumer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn a_consumers_place_is_lent_to_those_who_take_over_and_to_no_crowd() {
+        let token = FirehoseToken {
+            name: "all".into(),
+            token: Secret::new("token-of-all-that-is"),
+            channels: Vec::new(),
+            events: Vec::new(),
+            filter: None,
+            messages_per_s: 0,
+            connections_max: 1,
+        };
+        let bearer = Arc::new(Bearer::new(&token));
+        let mut places: Vec<_> = (0..SHARERS_MAX).map(|_| bearer.connect(Some("shop")).expect("a place")).collect();
+        assert!(bearer.connect(Some("shop")).is_none() && bearer.connect(None).is_none());
+        places.pop();
+        places.push(bearer.connect(Some("shop")).expect("a place"));
+        assert_eq!(bearer.connections(), 1);
+        places.clear();
+        assert_eq!(bearer.connections(), 0);
+        assert!(bearer.connect(None).is_some());
     }
 }
