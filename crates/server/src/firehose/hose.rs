@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use fanfare_hub::{Broker, BrokerError, ChannelKey, Idempotency, Post, Publication, Published};
+use fanfare_hub::{Broker, BrokerError, ChannelKey, Idempotency, Mark, Post, Publication, Published};
 use fanfare_jobs::log::{Ends, Fresh, Name, SharedLog};
 use fanfare_jobs::{Log, LogError};
 use tokio::sync::MutexGuard;
@@ -191,12 +191,13 @@ impl Hose {
         let mut write = self.owed.write();
         let mut outcome = Ok(());
         for (publication, post) in posts {
-            let name = post.idempotency.as_ref().map(|idempotency| name(key, idempotency));
-            let word = name.as_ref().filter(|_| !is_shared).map(|name| name.text.clone());
+            let idempotency = post.idempotency.clone();
+            let word = idempotency.as_ref().filter(|_| !is_shared);
+            let word = word.map(|idempotency| Arc::<str>::from(full_word(key, &idempotency.key)));
             // Its age is by the clock that trims, which nobody sets; the line says when it was published.
             let entry = is_for_everybody(key, &publication, &post).then(|| Fresh {
                 time_ms: self.clock.now_ms(),
-                name,
+                name: None,
                 data: lines::entry(key.name(), &publication),
             });
             match broker.publish(key, publication, post).await {
@@ -205,7 +206,8 @@ impl Hose {
                         Had::Written => {}
                         Had::Writing(writing) => repeats.push(writing),
                         Had::Missing => {
-                            fresh.extend(entry);
+                            let name = idempotency.map(|idempotency| name(key, &idempotency, one.mark));
+                            fresh.extend(entry.map(|entry| Fresh { name, ..entry }));
                             word.into_iter().for_each(|word| write.add(word));
                         }
                     }
@@ -278,10 +280,12 @@ impl Hose {
     }
 }
 
-/// What a publication is known by, among those of all channels.
-fn name(key: &ChannelKey, idempotency: &Idempotency) -> Name {
+/// What a publication is known by, among those of all channels: its place, which its repeats have, too. The publisher's word alone
+/// may be another publication's by now, as the broker forgets it before the log does.
+fn name(key: &ChannelKey, idempotency: &Idempotency, mark: Option<Mark>) -> Name {
     let known_ms = u64::try_from(idempotency.window.as_millis()).unwrap_or(u64::MAX);
-    Name { text: full_word(key, &idempotency.key).into(), known_ms }
+    let place = mark.map(|mark| format!("{}:{}", mark.position.epoch, mark.position.offset)).unwrap_or_default();
+    Name { text: format!("{place}/{}", full_word(key, &idempotency.key)).into(), known_ms }
 }
 
 /// A publisher's word among those of all channels.

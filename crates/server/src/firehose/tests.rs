@@ -1,25 +1,32 @@
 //! What becomes of publications when their log fails.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use fanfare_hub::{
     Broker, BrokerError, Cached, ChannelKey, History, HistoryRule, Idempotency, Keep, Mark, Post, Publication,
-    Published, Since,
+    Published, Since, StreamPosition,
 };
-use fanfare_jobs::log::{self, Ends, Fresh, Tip, Written};
+use fanfare_jobs::log::{self, Ends, Fresh, SharedLog, Standing, Tip, Written};
 use fanfare_jobs::{Log, LogEntry, LogError};
 use tokio::sync::watch;
 use tokio::task::yield_now;
+use tokio::time::sleep;
 
 use super::Hose;
+use super::lines;
 use crate::queues::Clock;
 
 /// A broker that knows repeats, and refuses what is called so.
 #[derive(Default)]
-struct Known(Mutex<HashSet<Arc<str>>>);
+struct Known {
+    /// Each with the place of what was published first.
+    words: Mutex<HashMap<Arc<str>, u64>>,
+    last: AtomicU64,
+}
 
 #[async_trait]
 impl Broker for Known {
@@ -27,9 +34,11 @@ impl Broker for Known {
         if *publication.event == *"\"refused\"" {
             return Err(BrokerError::Unavailable);
         }
-        let mut known = self.0.lock().expect("nobody panicked");
-        let repeated = post.idempotency.is_some_and(|idempotency| !known.insert(idempotency.key));
-        Ok(Published { repeated, ..Published::default() })
+        let next = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut words = self.words.lock().expect("nobody panicked");
+        let offset = post.idempotency.map_or(next, |idempotency| *words.entry(idempotency.key).or_insert(next));
+        let mark = Mark { position: StreamPosition { epoch: 1, offset }, stamp: offset, settled: 0 };
+        Ok(Published { repeated: offset != next, mark: Some(mark), heard: false })
     }
 
     async fn subscribe(&self, _: &ChannelKey) -> Result<(), BrokerError> {
@@ -59,6 +68,9 @@ impl Broker for Known {
 struct Tried {
     disk: watch::Receiver<Disk>,
     written: Arc<Mutex<Vec<String>>>,
+    /// What was written is known by, in a log that is shared.
+    names: Option<Arc<Mutex<Vec<Arc<str>>>>>,
+    wakes: watch::Sender<Tip>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +83,10 @@ enum Disk {
 #[async_trait]
 impl Log for Tried {
     async fn append(&self, entries: Vec<Fresh>, _: u64) -> Result<Written, LogError> {
+        if let Some(names) = &self.names {
+            let named = entries.iter().filter_map(|entry| Some(entry.name.as_ref()?.text.clone()));
+            names.lock().expect("nobody panicked").extend(named);
+        }
         let (mut disk, written) = (self.disk.clone(), self.written.clone());
         Ok(Box::pin(async move {
             let disk = *disk.wait_for(|disk| *disk != Disk::Stalled).await.expect("the test goes on");
@@ -86,8 +102,11 @@ impl Log for Tried {
         }))
     }
 
-    async fn read(&self, _: Tip, _: usize) -> Result<Vec<LogEntry>, LogError> {
-        unreachable!("nobody reads")
+    /// It takes a while, and never comes to an end.
+    async fn read(&self, from: Tip, _: usize) -> Result<Vec<LogEntry>, LogError> {
+        sleep(Duration::from_millis(100)).await;
+        let data = lines::entry("room", &Publication::event("\"said\"", "\"data\""));
+        Ok(vec![LogEntry { number: from.next, time_ms: 0, data }])
     }
 
     async fn ends(&self) -> Result<Ends, LogError> {
@@ -109,6 +128,29 @@ impl Log for Tried {
     fn set_keep(&self, _: log::Keep) {}
 
     fn wakes(&self) -> watch::Receiver<Tip> {
+        self.wakes.subscribe()
+    }
+
+    fn shared(&self) -> Option<&dyn SharedLog> {
+        self.names.as_ref().map(|_| self as &dyn SharedLog)
+    }
+}
+
+#[async_trait]
+impl SharedLog for Tried {
+    async fn take_seat(&self, _: &str) -> Result<u64, LogError> {
+        unreachable!("nobody reads")
+    }
+
+    async fn keep_seat(&self, _: &str, _: u64) -> Result<(), LogError> {
+        unreachable!("nobody reads")
+    }
+
+    async fn standings(&self, _: &[Box<str>]) -> Result<Vec<Option<Standing>>, LogError> {
+        unreachable!("nobody reads")
+    }
+
+    fn moves(&self) -> watch::Receiver<()> {
         unreachable!("nobody reads")
     }
 }
@@ -124,9 +166,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with(None)
+    }
+
+    fn with(names: Option<Arc<Mutex<Vec<Arc<str>>>>>) -> Bench {
         let (disk, is) = watch::channel(Disk::Well);
         let written = Arc::<Mutex<Vec<String>>>::default();
-        let log = Tried { disk: is, written: written.clone() };
+        let log = Tried { disk: is, written: written.clone(), names, wakes: watch::Sender::default() };
         let hose = Arc::new(Hose::new("1".into(), Arc::new(log), Clock::start()));
         Bench { hose, broker: Arc::default(), disk: Arc::new(disk), written }
     }
@@ -222,4 +268,20 @@ async fn one_batch_may_say_the_same_twice() {
     bench.disk_is(Disk::Well);
     assert_eq!(bench.publish(&batch).await, Ok(vec![true, true]));
     assert_eq!(bench.written(), ["a"]);
+}
+
+/// The broker may have forgotten a key that the log still knows: then it is of another publication.
+#[tokio::test]
+async fn a_shared_log_knows_publications_and_not_only_their_keys() {
+    let names = Arc::<Mutex<Vec<_>>>::default();
+    let bench = Bench::with(Some(names.clone()));
+    for repeated in [false, true, false] {
+        if !repeated {
+            bench.broker.words.lock().expect("nobody panicked").clear();
+        }
+        assert_eq!(bench.publish(&[("a", Some("k"))]).await, Ok(vec![repeated]));
+    }
+    let names = names.lock().expect("nobody panicked");
+    let [first, repeat, other] = &names[..] else { panic!("expected three, got {names:?}") };
+    assert!(first == repeat && first != other, "{names:?}");
 }
