@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fanfare_jobs::log::{Fresh, NUMBERS_SKIPPED, Name, Standing, Tip};
+use fanfare_jobs::log::{Fresh, Keep, NUMBERS_SKIPPED, Name, Standing, Tip};
 use fanfare_jobs::testing::log::{KEEP, append, keeps_its_contract, numbers};
 use fanfare_jobs::{Log, LogError};
 use tokio::time::timeout;
@@ -111,6 +111,21 @@ async fn is_one_log(here: Arc<dyn Log>, there: Arc<dyn Log>) {
         assert_eq!(standings().await, Ok(vec![Some(Standing { mark: 4, seat }), None]));
     }
     assert!(here.1.take_seat("a").await.is_ok_and(|third| third > second + 9));
+}
+
+/// As fast as entries come, be each of them a chunk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_window_stays_small_under_load() {
+    let server = Server::standalone();
+    let node = node(&test_redis(&server.url())).await;
+    let keep = Keep { bytes: 4000, ..KEEP };
+    let log = node.log("1", Durability::Memory, keep);
+    for _ in 0..3 {
+        let many = (0..500).map(|n| Fresh { time_ms: n, name: None, data: vec![b'x'; 300].into() }).collect();
+        assert_eq!(log.append(many, 0).await.expect("they are taken").await, Ok(500));
+        let ends = log.ends().await.expect("it has ends");
+        assert!(ends.bytes <= keep.bytes, "{ends:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,7 +53,7 @@ for i = FIRST, #ARGV, WORDS do
   if new then append(entry_time, data) end
   answer[#answer + 1] = new and 1 or 0
 end
-trim(log, age_ms, bytes_max)
+trim(log, age_ms, bytes_max, #answer - 2)
 write_log(log)
 answer[2] = log.next
 redis.call('SPUBLISH', NEWS, 'tip ' .. log.epoch .. ' ' .. text(log.next))

@@ -44,7 +44,7 @@ end
 function changes.trim()
   local log = read_log()
   if not log then return end
-  trim(log, tonumber(ARGV[4]), tonumber(ARGV[5]))
+  trim(log, tonumber(ARGV[4]), tonumber(ARGV[5]), 0)
   write_log(log)
 end
 

@@ -1,6 +1,6 @@
 -- How the scripts that write change a log.
 
--- Chunks that are forgotten at once, at most: a millisecond or two.
+-- Chunks that are forgotten at once, at most, beside as many as have come: a millisecond or two.
 local SLICE = 64
 
 local time = redis.call('TIME')
@@ -19,10 +19,10 @@ local function new_log(epoch)
   return { epoch = epoch, generation = ARGV[1], home = '', next = 1, bytes = 0, first = 0, oldest = 0, newest = 0, held = 0 }
 end
 
--- Forgets the oldest chunks that are too old, or too much.
-local function trim(log, age_ms, bytes_max)
+-- Forgets the oldest chunks that are too old, or too much, when so many entries have come.
+local function trim(log, age_ms, bytes_max, come)
   local last
-  for _ = 1, SLICE do
+  for _ = 1, SLICE + come do
     local chunk = oldest_chunk()
     if not chunk or chunk[3] + age_ms >= now and log.bytes <= bytes_max then break end
     redis.call('LPOP', CHUNKS)
