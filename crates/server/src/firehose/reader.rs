@@ -166,7 +166,9 @@ impl Reader {
         for (number, entry) in self.filters.sift(entries).await.map_err(|_| Why::Filter)? {
             self.step(number, entry).await?;
         }
-        self.flush().await
+        self.flush().await?;
+        // There may be much to go through before anything is for it.
+        if self.spoken_at.elapsed() >= self.heartbeat { self.beat().await } else { Ok(()) }
     }
 
     /// Goes on to the next entry.
@@ -298,6 +300,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.hear();
         let rest = self.unacked.len() as u64;
         self.hose
             .tally

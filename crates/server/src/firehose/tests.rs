@@ -1,6 +1,6 @@
-//! What becomes of publications when their log fails.
+//! What becomes of publications when their log fails, and of readers when it is long.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,12 +12,16 @@ use fanfare_hub::{
 };
 use fanfare_jobs::log::{self, Ends, Fresh, SharedLog, Standing, Tip, Written};
 use fanfare_jobs::{Log, LogEntry, LogError};
-use tokio::sync::watch;
+use fanfare_proto::channel::ChannelPattern;
+use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::Hose;
-use super::lines;
+use super::filter::Filters;
+use super::lines::{self, Form};
+use super::reader::{Reader, Start};
+use super::{Hose, Signal};
+use crate::config::{Durability, FirehoseSettings, FirehoseToken, Secret};
 use crate::queues::Clock;
 
 /// A broker that knows repeats, and refuses what is called so.
@@ -284,4 +288,50 @@ async fn a_shared_log_knows_publications_and_not_only_their_keys() {
     let names = names.lock().expect("nobody panicked");
     let [first, repeat, other] = &names[..] else { panic!("expected three, got {names:?}") };
     assert!(first == repeat && first != other, "{names:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_for_whom_there_is_nothing_for_long_hears_how_far_it_is() {
+    let hose = Bench::new().hose;
+    let token = FirehoseToken {
+        name: "all".into(),
+        token: Secret::new("token-of-all-that-is"),
+        channels: vec![ChannelPattern::parse("never", 200).expect("a pattern")],
+        events: Vec::new(),
+        filter: None,
+        messages_per_s: 0,
+        connections_max: 1,
+    };
+    let keep = log::Keep { age_ms: 1000, bytes: 1000 };
+    let ack_timeout = Duration::from_secs(60);
+    hose.go_by(&FirehoseSettings { durability: Durability::Memory, keep, ack_timeout, tokens: vec![token] });
+    let bearer = hose.bearer("token-of-all-that-is").expect("it is known");
+    let (out, mut chunks) = mpsc::channel(2);
+    let start = Start { epoch: 1, next: 1, recovered: None, missed: None };
+    let reader = Reader {
+        connection: bearer.connect(None).expect("a place"),
+        filters: Filters([bearer.filter.clone(), Arc::default()]),
+        form: Form::Lines,
+        epoch: 1,
+        next: 1,
+        shown: 0,
+        seat: None,
+        unacked: VecDeque::new(),
+        unacked_max: 1,
+        silent_since: Instant::now(),
+        pace: None,
+        heartbeat: Duration::from_secs(1),
+        spoken_at: Instant::now(),
+        buffer: Vec::new(),
+        out,
+        hose,
+    };
+    let (_signals, signals) = watch::channel(Signal::default());
+    tokio::spawn(reader.run(start, signals));
+    for event in ["fanfare:subscribed", "fanfare:cursor", "fanfare:cursor"] {
+        let line = tokio::time::timeout(Duration::from_secs(5), chunks.recv()).await;
+        let line = line.expect("it is told in time").expect("the reader lives");
+        let line: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!(line["event"], event);
+    }
 }
