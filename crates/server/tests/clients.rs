@@ -48,6 +48,27 @@ fn pusher_js_over_xhr_polling_whose_requests_go_to_any_of_three_nodes() {
 }
 
 #[test]
+fn pusher_js_hears_what_a_pipeline_encrypts() {
+    // The master key of the drivers.
+    let pipeline = r#"
+        [[apps.queues]]
+        name = "rooms"
+        durability = "memory"
+        [[apps.pipelines]]
+        name = "rooms"
+        queue = "rooms"
+        stages = [
+            { stage = "json" },
+            { stage = "pusher_encrypted", key = "master" },
+            { stage = "route", channels = ["private-encrypted-{{ room }}", "open-{{ room }}"], event = "{{ kind }}" },
+        ]
+        sinks = [{ sink = "channels" }]
+        [ingest.keys]
+        master = "fanfarefanfarefanfarefanfarefanf""#;
+    node("pusher-pipeline.mjs", &Server::start(&one_app(&format!("{FEATURES}{pipeline}"))));
+}
+
+#[test]
 fn pusher_js_falls_back_by_itself() {
     // With a transport named, the port of WebSockets is blocked.
     run(over("xhr_streaming", "fallback.mjs", &Server::start(&one_app(FEATURES))));
