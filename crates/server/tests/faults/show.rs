@@ -155,6 +155,11 @@ impl Show {
     pub fn end(mut self) -> Verdict {
         let last = self.press.finish();
         self.crowd.catch_up(&last, Duration::from_secs(45));
+        // Who cannot be told in words is told by the end of its connection, and these ends are spread over half a second.
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < deadline && !self.crowd.complaints(&last).is_empty() {
+            thread::sleep(Duration::from_millis(20));
+        }
         let (counts, press) = (self.crowd.counts(&last), &self.press);
         let [reconnects, reconnects_of_cursors] = [true, false].map(|stock| self.crowd.reconnects(stock));
         let verdict = Verdict { counts, reconnects, reconnects_of_cursors, told: self.crowd.told() };
