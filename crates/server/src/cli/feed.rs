@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// A server says something every 25 s at least.
 pub(super) const SILENCE: Duration = Duration::from_secs(70);
-pub(super) const RETRY_FIRST: Duration = Duration::from_secs(1);
-pub(super) const RETRY_LONGEST: Duration = Duration::from_secs(16);
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LONGEST: Duration = Duration::from_secs(16);
 /// How often it is asked which channels there are.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// For how long a token is good that a connection bears. When it ends, the next connection has another.
@@ -118,8 +118,7 @@ pub struct Feed {
     look_at: Instant,
     /// When the connection is given up, unless something is heard.
     silent_at: Instant,
-    pause: Duration,
-    ever_connected: bool,
+    again: Again,
 }
 
 impl Feed {
@@ -136,8 +135,7 @@ impl Feed {
             seen: Seen::default(),
             look_at: Instant::now(),
             silent_at: Instant::now() + SILENCE,
-            pause: RETRY_FIRST,
-            ever_connected: false,
+            again: Again::default(),
         }
     }
 
@@ -151,13 +149,9 @@ impl Feed {
             match heard {
                 Ok(Some(heard)) => return Ok(heard),
                 Ok(None) => {}
-                Err(Over::Refused(error)) => return Err(error),
-                Err(Over::Lost(error)) if !self.ever_connected => return Err(error),
-                Err(Over::Lost(error)) => {
+                Err(over) => {
                     self.socket = None;
-                    sleep(self.pause).await;
-                    self.pause = (self.pause * 2).min(RETRY_LONGEST);
-                    return Ok(Heard::Note(format!("{error:#}; reconnecting")));
+                    return self.again.after(over).await;
                 }
             }
         }
@@ -267,8 +261,7 @@ impl Feed {
     }
 
     fn subscribed(&mut self, said: Said) -> Option<Heard> {
-        self.ever_connected = true;
-        self.pause = RETRY_FIRST;
+        self.again = Again::from_here();
         self.start = self.start.take().or(said.cursor.clone());
         // When it resumes, what was missed comes next: the place to come back to is in the messages.
         self.cursor = self.cursor.take().or(said.cursor);
@@ -316,6 +309,32 @@ pub(super) enum Over {
     Lost(anyhow::Error),
     /// Trying again would not help.
     Refused(anyhow::Error),
+}
+
+/// Whether and when a connection is tried again: only where there has been one, and later each time.
+#[derive(Default)]
+pub(super) struct Again {
+    /// The next pause, once there has been a connection.
+    pause: Option<Duration>,
+}
+
+impl Again {
+    /// There is a connection.
+    pub(super) fn from_here() -> Again {
+        Again { pause: Some(RETRY_FIRST) }
+    }
+
+    /// Waits until it may be tried again. An error is the end.
+    pub(super) async fn after(&mut self, over: Over) -> anyhow::Result<Heard> {
+        match (over, self.pause) {
+            (Over::Lost(error), Some(pause)) => {
+                sleep(pause).await;
+                self.pause = Some((pause * 2).min(RETRY_LONGEST));
+                Ok(Heard::Note(format!("{error:#}; reconnecting")))
+            }
+            (Over::Lost(error) | Over::Refused(error), _) => Err(error),
+        }
+    }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Over {

@@ -3,7 +3,7 @@
 //! Not here: what is done with the messages (`record`).
 
 use super::access::Access;
-use super::feed::{ANSWER_WITHIN, Heard, Over, RETRY_FIRST, RETRY_LONGEST, SILENCE, Said};
+use super::feed::{ANSWER_WITHIN, Again, Heard, Over, SILENCE, Said};
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -11,9 +11,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{StatusCode, header};
 use hyper_util::rt::TokioIo;
-use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// What of a firehose.
 #[derive(Debug)]
@@ -35,14 +34,13 @@ pub struct Hose {
     body: Option<Incoming>,
     /// What has come of the next lines.
     text: Vec<u8>,
-    pause: Duration,
-    ever_connected: bool,
+    again: Again,
 }
 
 impl Hose {
     /// Nothing is asked before the first [`Hose::next`]. Without a cursor it begins with what is published from now on.
     pub fn new(access: Access, part: Part, since: Option<String>) -> Hose {
-        Hose { access, part, cursor: since, body: None, text: Vec::new(), pause: RETRY_FIRST, ever_connected: false }
+        Hose { access, part, cursor: since, body: None, text: Vec::new(), again: Again::default() }
     }
 
     /// Where it stands.
@@ -60,13 +58,9 @@ impl Hose {
             match heard {
                 Ok(Some(heard)) => return Ok(heard),
                 Ok(None) => {}
-                Err(Over::Refused(error)) => return Err(error),
-                Err(Over::Lost(error)) if !self.ever_connected => return Err(error),
-                Err(Over::Lost(error)) => {
+                Err(over) => {
                     self.body = None;
-                    sleep(self.pause).await;
-                    self.pause = (self.pause * 2).min(RETRY_LONGEST);
-                    return Ok(Heard::Note(format!("{error:#}; reconnecting")));
+                    return self.again.after(over).await;
                 }
             }
         }
@@ -137,7 +131,7 @@ impl Hose {
             "fanfare:closed" => return Err(said.closed()),
             "fanfare:gap" => Some(Heard::Gap("the firehose".to_owned())),
             "fanfare:subscribed" => {
-                (self.ever_connected, self.pause) = (true, RETRY_FIRST);
+                self.again = Again::from_here();
                 // What comes next is behind its own cursor, should there be a gap.
                 self.cursor = self.cursor.take().or(said.cursor);
                 return Ok(Some(Heard::Note("reading the firehose".to_owned())));

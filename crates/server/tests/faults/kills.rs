@@ -4,8 +4,8 @@
 //! `FANFARE_KILLS` says how often; without it, 20 times the scale.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -13,12 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use fanfare_proto::sign::sign_query;
 use serde_json::{Value, json};
 
 use super::dice::Dice;
 use super::show::{announce, variable};
-use crate::support::{APP_ID, KEY, PATIENCE, SECRET, Server, eventually, now_s, one_app};
+use crate::support::{APP_ID, KEY, SECRET, Server, eventually, one_app, try_post};
 
 const KILLS: usize = 20;
 const QUEUE: &str = "/apps/1/queues/comments";
@@ -68,17 +67,7 @@ sinks = [{ sink = "null" }]
 
 /// The answer, if the server lives long enough to give it.
 fn post(to: SocketAddr, path: &str, body: &Value) -> Option<(u16, Value)> {
-    let (path, body) = (format!("{QUEUE}{path}"), body.to_string());
-    let query = sign_query(SECRET.as_bytes(), KEY, "POST", &path, &[], body.as_bytes(), now_s());
-    let mut stream = TcpStream::connect(to).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let head =
-        format!("POST {path}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}", body.len());
-    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
+    try_post(to, &format!("{QUEUE}{path}"), body)
 }
 
 /// Puts jobs until it is over. An even one gives its jobs names, and puts again what was not answered; an odd one does not, and

@@ -1,17 +1,15 @@
 //! A server that is killed again and again under producers and workers who carry on.
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use fanfare_proto::sign::sign_query;
 use serde_json::{Value, json};
 
-use crate::support::{KEY, PATIENCE, SECRET, Server, now_s};
+use crate::support::{Server, try_post};
 use crate::{MAIL, Mail, config_in};
 
 const KILLS: u32 = 5;
@@ -26,17 +24,7 @@ struct Told {
 
 /// The answer, if the server lived long enough to give it.
 fn post(to: SocketAddr, path: &str, body: &Value) -> Option<(u16, Value)> {
-    let (path, body) = (format!("{MAIL}{path}"), body.to_string());
-    let query = sign_query(SECRET.as_bytes(), KEY, "POST", &path, &[], body.as_bytes(), now_s());
-    let mut stream = TcpStream::connect(to).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let head =
-        format!("POST {path}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}", body.len());
-    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
+    try_post(to, &format!("{MAIL}{path}"), body)
 }
 
 impl Told {

@@ -3,9 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use fanfare_proto::sign::sign_query;
 use serde_json::Value;
 
-use super::PATIENCE;
+use super::{KEY, PATIENCE, SECRET, now_s};
 
 /// An answer, read whole.
 #[derive(Debug, Clone)]
@@ -133,4 +134,19 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
 /// Where something first stands.
 pub fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// The answer to a signed `POST`: its status, and its body as JSON. None, if the server ends before it has given one.
+pub fn try_post(to: SocketAddr, path: &str, body: &Value) -> Option<(u16, Value)> {
+    let body = body.to_string();
+    let query = sign_query(SECRET.as_bytes(), KEY, "POST", path, &[], body.as_bytes(), now_s());
+    let mut stream = TcpStream::connect(to).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let head =
+        format!("POST {path}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}", body.len());
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
 }

@@ -34,7 +34,7 @@ mod wire;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use http::{Response, connect, request};
+pub use http::{Response, connect, request, try_post};
 pub use nodes::Nodes;
 pub use program::Program;
 pub use pusher::{Socket, inner};
