@@ -36,7 +36,7 @@ fn config() -> String {
 channels = "*"
 messages = 5000
 bytes = 16777216
-seconds = 60
+seconds = 600
 
 [[apps.queues]]
 name = "comments"
