@@ -70,7 +70,7 @@ impl Queues {
             now: ArcSwap::default(),
             stopping: watch::Sender::new(false),
         }));
-        queues.put_in_place(queues.prepare(config, Vec::new())?);
+        queues.put_in_place(queues.prepare(config, Vec::new())?, config);
         queues.name_strangers(config);
         tokio::spawn(queues.clone().sweep(readiness));
         Ok(queues)
@@ -140,7 +140,7 @@ impl Queues {
         match self.prepare(config, left) {
             Ok(next) => {
                 begin(next.all()).await;
-                self.put_in_place(next);
+                self.put_in_place(next, config);
             }
             Err(error) => tracing::error!(%error, "queues stay as they were"),
         }
@@ -156,7 +156,7 @@ impl Queues {
         known.filter(|queue| !configured(queue)).cloned().collect()
     }
 
-    /// All of it, or nothing.
+    /// All of it, or nothing; queues that there are go by what they did.
     fn prepare(&self, config: &Config, left: Vec<Arc<Queue>>) -> Result<Snapshot, BadStore> {
         let mut next = Snapshot { left, ..Snapshot::default() };
         for app in &config.apps {
@@ -169,7 +169,12 @@ impl Queues {
         Ok(next)
     }
 
-    fn put_in_place(&self, next: Snapshot) {
+    fn put_in_place(&self, next: Snapshot, config: &Config) {
+        for app in &config.apps {
+            for settings in &app.queues {
+                next.by_app[&app.id][&settings.name].go_by(settings);
+            }
+        }
         self.0.now.store(Arc::new(next));
     }
 
@@ -183,10 +188,7 @@ impl Queues {
         let now = self.0.now.load();
         let left = || now.left.iter().find(|queue| queue.app == *app && queue.name == settings.name).cloned();
         match self.find(app, &settings.name).or_else(left) {
-            Some(queue) => {
-                queue.go_by(settings);
-                Ok(queue)
-            }
+            Some(queue) => Ok(queue),
             None => {
                 let store = self.0.stores.store(app, settings)?;
                 let (clock, stopping) = (self.0.clock, self.0.stopping.subscribe());

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::one_app;
+use crate::support::{Server, eventually, one_app};
 use crate::{Mail, config, server};
 
 #[test]
@@ -14,6 +14,22 @@ fn changed_limits_hold_for_the_jobs_that_are_there() {
     server.put(json!({"data": 2}));
     assert_eq!(server.count("waiting"), 2);
     assert_eq!(server.mail("GET", "", &Value::Null).json()["limits"]["lease_s"], 77);
+}
+
+#[test]
+fn a_reload_that_cannot_be_had_in_full_changes_no_queue() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let config = |jobs_max: u32, more: &str| {
+        // No folder: nothing can be kept in it.
+        let data = file.path().join("data");
+        let queue = format!("[[apps.queues]]\nname = \"mail\"\ndurability = \"memory\"\njobs_max = {jobs_max}\n{more}");
+        format!("data_dir = {data:?}\n{}", one_app(&queue))
+    };
+    let server = Server::start(&config(1, ""));
+    server.reload(&config(2, "[[apps.queues]]\nname = \"other\""));
+    eventually("it is refused", || server.log().contains("queues stay as they were"));
+    server.put(json!({"data": 1}));
+    assert_eq!(server.mail("POST", "/jobs", &json!({"jobs": [{"data": 2}]})).status, 503);
 }
 
 #[test]
