@@ -2,7 +2,8 @@
 //! whichever node beats next, in slices, each as one act.
 //!
 //! A killed node's members are gone within the lease and a beat. A node that was only stopped, or cut off, is told by its next
-//! beat that it is unknown, and enters again what it has.
+//! beat that it is unknown, and enters again what it has. Where a server heard nobody for a while, nobody was silent by its
+//! own fault: all leases begin anew.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};

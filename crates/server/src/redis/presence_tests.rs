@@ -336,6 +336,41 @@ async fn a_node_that_was_taken_for_dead_enters_again_and_tells_so() {
     assert_eq!(users(&node).await, ["ann"]);
 }
 
+/// Where a server's clock goes by this much less, for what it has written down.
+fn set_back(server: &fixture::Redis, by_ms: i64) {
+    const MOVE: &str = "for _, name in ipairs(redis.call('KEYS', '*leases')) do
+        for _, node in ipairs(redis.call('ZRANGE', name, 0, -1)) do redis.call('ZINCRBY', name, ARGV[1], node) end
+        redis.call('INCRBY', name:gsub('leases$', 'heard'), ARGV[1])
+    end";
+    server.run(&["EVAL", MOVE, "0", &by_ms.to_string()]);
+}
+
+#[tokio::test]
+async fn where_a_servers_clock_is_set_only_the_dead_leave() {
+    const HOUR_MS: i64 = 3_600_000;
+    let server = fixture::Redis::standalone();
+    let urls = [server.url()];
+    let ((node, told), (other, also_told)) = (living(&urls).await, living(&urls).await);
+    join(&node, "ann", 1).await;
+    join(&other, "bob", 2).await;
+    let mut expected = 0;
+    for by_ms in [HOUR_MS, -HOUR_MS, -HOUR_MS] {
+        let dead = dying(&urls).await;
+        join(&dead, "cid", 3).await;
+        set_back(&server, by_ms);
+        expected += 1;
+        let until = Instant::now() + PATIENCE;
+        let heard = || [told.all(), also_told.all()].concat();
+        while heard().len() < expected {
+            assert!(Instant::now() < until, "round {expected}: {:?}", heard());
+            sleep(Duration::from_millis(20)).await;
+        }
+        sleep(SOON).await;
+        assert_eq!(heard(), vec!["left 1/presence-room cid"; expected]);
+        assert_eq!(users(&node).await, ["ann", "bob"]);
+    }
+}
+
 #[tokio::test]
 async fn a_leave_that_failed_is_repeated() {
     let server = fixture::Redis::standalone();

@@ -6,6 +6,17 @@
 -- {'f', app/user}; and the generation.
 
 local lease_ms, budget, mode = ARGV[4], tonumber(ARGV[5]), ARGV[6]
+
+-- A server that heard nobody for half a lease, since it or all of its world stood still, or whose clock was set, cannot say
+-- that anybody in particular is dead: whoever was alive when it last heard of anyone gets another lease.
+local heard_ms = tonumber(redis.call('GET', key('heard')) or now_ms)
+redis.call('SET', key('heard'), now_ms)
+if math.abs(now_ms - heard_ms) > lease_ms / 2 then
+  for _, known in ipairs(redis.call('ZRANGE', key('leases'), '(' .. math.min(heard_ms, now_ms), '+inf', 'BYSCORE')) do
+    redis.call('ZADD', key('leases'), now_ms + lease_ms, known)
+  end
+end
+
 local lease = redis.call('ZSCORE', key('leases'), node)
 if mode == 'beat' and not (lease and tonumber(lease) > now_ms) then
   return false

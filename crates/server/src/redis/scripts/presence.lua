@@ -1,5 +1,6 @@
 -- What the presence scripts have in common. Keys of a unit, after its prefix:
 --   leases       zset: a node -> until when its lease holds, in ms
+--   heard        when a node last beat, in ms
 --   e:NODE       set of what the node has entered: "mSOCKET CHANNEL", "cCHANNEL", "uSOCKET APP/USER"
 --   p:CHANNEL    hash: "sSOCKET" -> "NODE USER", "uUSER" -> "SOCKETS INFO"
 --   o:CHANNEL    zset: user -> the version at which it joined
