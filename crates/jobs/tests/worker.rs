@@ -152,7 +152,8 @@ async fn while_a_target_is_down_jobs_wait_with_their_leases_and_in_order() {
     let (bench, target) = (Bench::new(1), Target::start().await);
     target.always(Reply::Status(503));
     let lane = lane("p", json!([]), json!([http(&target)]));
-    let lease = Duration::from_secs(2);
+    // A machine may stand still for a second or two.
+    let lease = Duration::from_secs(4);
     let worker = bench.worker(&[&lane], Settings { lease, concurrency: 4, ..SETTINGS });
     bench.put((0..10).map(|n| keyed(if n % 2 == 0 { "a" } else { "b" }, format!("{n}")))).await;
     until(|| lane.outlets[0].circuit() != Circuit::Closed).await;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const SETTINGS: Settings =
-    Settings { concurrency: 16, lease: Duration::from_secs(5), stuck_after: Duration::from_secs(60) };
+    Settings { concurrency: 16, lease: Duration::from_secs(8), stuck_after: Duration::from_secs(60) };
 
 pub struct Bench {
     pub store: Arc<dyn JobStore>,

@@ -38,7 +38,7 @@ fn sentinels_put_the_replica_in_the_place_of_a_primary_that_died() {
     assert_eq!(group.servers[new].ask(&["GET", "key"]).text(), "value");
     // The old one comes back as the new one's replica.
     group.servers[old].restart();
-    eventually("the old primary follows", || group.servers[old].info("master_link_status") == "up");
+    group.await_follower(old);
 }
 
 #[test]

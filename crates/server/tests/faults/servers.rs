@@ -18,7 +18,7 @@ fn a_failover_by_sentinels_loses_nothing_without_a_word() {
     show.recover("primary killed", killed);
 
     group.servers[old].restart();
-    eventually("the old primary follows", || group.servers[old].info("master_link_status") == "up");
+    group.await_follower(old);
     let asked = Instant::now();
     group.failover();
     show.recover("failover in order", asked);

@@ -70,7 +70,7 @@ fn jobs_that_the_replica_had_are_finished_and_others_are_put_again() {
         scope.spawn(|| {
             for n in 200.. {
                 let job = json!({"idempotency_key": n.to_string(), "key": n.to_string(), "data": comment(n)["data"]});
-                loop {
+                while !over.load(Ordering::Relaxed) {
                     let answer = put(node, vec![job.clone()]);
                     if answer.status == 202 {
                         acknowledged.lock().expect("nobody panics").push((n, ids(&answer)[0]));

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::redis::{Redis, Sentinel};
-use crate::support::{Nodes, Reader, Transport, eventually, one_app};
+use crate::support::redis::{Redis, Sentinel, eventually};
+use crate::support::{Nodes, Reader, Transport, one_app};
 
 /// A second primary with its replica, watched by the Sentinels of the first group under the name `two`.
 fn join(group: &Sentinel) -> [Redis; 2] {

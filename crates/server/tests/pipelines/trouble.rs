@@ -56,7 +56,7 @@ fn an_edge_that_hangs_and_then_is_down_is_waited_for_in_order() {
         between.addr
     );
     let route = "{ stage = \"route\", channels = [\"thread.{{ thread }}\"] }";
-    let bounds = "name = \"comments\"\nattempts_max = 1\njobs_max = 60\nlease_s = 2\n";
+    let bounds = "name = \"comments\"\nattempts_max = 1\njobs_max = 60\nlease_s = 4\n";
     let config = config(route, &sink).replacen("name = \"comments\"\n", bounds, 1)
         + &format!("\n[ingest.keys]\nedge = \"{SECRET}\"");
     let server = Server::start(&config);
@@ -76,7 +76,7 @@ fn an_edge_that_hangs_and_then_is_down_is_waited_for_in_order() {
     let full = server.comments("POST", "/jobs", &json!({ "jobs": [job(60)] }));
     assert_eq!((full.status, full.header("retry-after").is_some()), (503, true), "{full:?}");
     // Longer than a lease: the jobs under way keep theirs.
-    thread::sleep(Duration::from_millis(2500));
+    thread::sleep(Duration::from_millis(4500));
     assert_eq!((server.count("claimed"), server.count("waiting")), (3, 57), "one of each key");
 
     between.pass();

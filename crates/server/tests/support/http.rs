@@ -1,6 +1,6 @@
 //! HTTP/1.1, one request for each connection.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use fanfare_proto::sign::sign_query;
@@ -47,9 +47,12 @@ impl Response {
                 break at + 4;
             }
             let mut chunk = [0; 4096];
-            match stream.read(&mut chunk).expect("an answer in time") {
-                0 => panic!("closed within a head: {:?}", String::from_utf8_lossy(&bytes)),
-                n => bytes.extend_from_slice(&chunk[..n]),
+            match stream.read(&mut chunk) {
+                Ok(0) => panic!("closed within a head: {:?}", String::from_utf8_lossy(&bytes)),
+                Ok(n) => bytes.extend_from_slice(&chunk[..n]),
+                // A process that was stopped for a while.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("an answer in time: {error}"),
             }
         };
         let rest = bytes.split_off(head_len);

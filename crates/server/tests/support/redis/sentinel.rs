@@ -72,6 +72,12 @@ impl Sentinel {
         self.await_primary()
     }
 
+    /// Waits until this server has the primary's data, which it does not before the Sentinels have told it to.
+    #[track_caller]
+    pub fn await_follower(&self, ix: usize) {
+        eventually("it follows the primary", || self.servers[ix].info("master_link_status") == "up");
+    }
+
     /// Kills the primary, and returns which server it was.
     pub fn kill_primary(&mut self) -> usize {
         let primary = self.await_primary();
