@@ -336,7 +336,7 @@ async fn a_node_that_was_taken_for_dead_enters_again_and_tells_so() {
     assert_eq!(users(&node).await, ["ann"]);
 }
 
-/// Where a server's clock goes by this much less, for what it has written down.
+/// Moves what the server has written down, which is then as if its clock had been set back by so much.
 fn set_back(server: &fixture::Redis, by_ms: i64) {
     const MOVE: &str = "for _, name in ipairs(redis.call('KEYS', '*leases')) do
         for _, node in ipairs(redis.call('ZRANGE', name, 0, -1)) do redis.call('ZINCRBY', name, ARGV[1], node) end
